@@ -1,0 +1,60 @@
+"""The command line. Commands are thin: they parse, call a stage, print. Each group is loaded when it is used."""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from cai import __version__
+from cai.errors import CaiError
+
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "critique-revise": ("cai.cli.critique_revise", "Draft, criticise and revise replies by a constitution."),
+    "show": ("cai.cli.show", "Show the transcripts of a run side by side."),
+    "constitution": ("cai.cli.constitution", "Write, check, compare and import constitutions."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows its commands by name and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="cai")
+def cli() -> None:
+    """Constitutional AI and RLAIF: critique and revise by a file of principles, AI feedback, and training from it."""
+
+
+def main() -> None:
+    """Run the command line; the only place where errors become messages and exit codes."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except CaiError as error:
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = 130
+    except BrokenPipeError:
+        # The reader (`head`, say) has gone; what Python would still flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

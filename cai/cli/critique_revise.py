@@ -1,0 +1,136 @@
+"""`cai critique-revise`: the main job."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cai.cli.options import console, engine_options, overrides
+from cai.config import load_config
+from cai.critique import CritiqueReviseConfig
+from cai.critique_run import Inputs, Outcome, critique_revise as run_stage, load_inputs
+from cai.data.chains import read_chains
+from cai.errors import CaiError
+from cai.progress import duration
+from cai.transcripts import format_chain
+from cai.visible import visible
+
+EXAMPLES = 3
+
+
+@click.command("critique-revise")
+@click.option("--constitution", help="Constitution file or shipped name. Default: hhh.")
+@click.option("--prompts", help="Red-team prompts: file, shipped set or hub:owner/name[:split]. Default: red-team.")
+@click.option("--prompt-column", help="Column that holds the prompt. Default: found by its name.")
+@click.option("--helpful", help="Helpful prompts, answered without revision. Default: helpful.")
+@click.option("--helpful-ratio", type=float, help="Helpful prompts for each red-team prompt. Default: 0.5.")
+@click.option("--rounds", type=int, help="Critiques and revisions of each draft. Default: 4, as in the paper.")
+@click.option("--no-critique", "critique", flag_value=False, default=None, help="Revise without a critique.")
+@click.option("--stop-when-clean", is_flag=True, default=None, help="End a chain when its critique finds nothing.")
+@click.option("--tag", "tags", multiple=True, help="Draw only principles with this tag; repeat it for several.")
+@click.option("--few-shot", type=int, help="Worked examples before each request. Default: all of the constitution.")
+@click.option("--limit", type=int, help="Use only the first prompts.")
+@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--templates", type=click.Path(path_type=Path), help="Folder with prompt templates of your own.")
+@click.option("--test-share", type=float, help="Share of prompts for the test splits. Default: 0.05.")
+@click.option("--max-failure-share", type=float, help="Fail when more prompts than this share failed. Default: 0.1.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/NAME-HASH of the settings.")
+@click.option("--overwrite", is_flag=True, help="Start the run in --out anew.")
+@click.option("--retry-failed", is_flag=True, help="Try prompts again that failed before.")
+@click.option("--dry-run", is_flag=True, help="Print calls, tokens and time that the run would take; write nothing.")
+@engine_options
+def critique_revise(
+    config_file: Path | None, out: Path | None, overwrite: bool, retry_failed: bool, dry_run: bool, **options: Any
+) -> None:
+    """Draft, criticise and revise replies by a constitution; write SFT data and revision pairs.
+
+    Works with no option at all: the shipped constitution and prompts, and a small model that needs no GPU. The same
+    command again goes on where the last one stopped.
+    """
+    screen = console()
+    config = load_config(CritiqueReviseConfig, config_file, overrides(options))
+    inputs = load_inputs(config)
+    _announce(screen, inputs)
+    if dry_run:
+        estimate(inputs, screen)
+        return
+    path = out or inputs.default_out
+    command = ["cai", *sys.argv[1:]]
+    screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
+    try:
+        outcome = run_stage(
+            inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed
+        )
+    except KeyboardInterrupt:
+        again = [word for word in command if word != "--overwrite"]
+        click.echo(f"\nstopped; finished chains are kept. Go on with: {shlex.join(again)}", err=True)
+        raise
+    _conclude(screen, inputs, outcome)
+
+
+def _announce(screen: Console, inputs: Inputs) -> None:
+    """Say in a few lines what will be done."""
+    config, constitution = inputs.config, inputs.constitution
+    principles = len(constitution.select("critique", config.tags))
+    lines = [
+        f"constitution: {constitution.name} {constitution.version} ({principles} principles, "
+        f"sha256 {constitution.sha256[:8]})",
+        f"prompts: {inputs.red_team} red-team × {config.rounds} rounds, {inputs.helpful} helpful; "
+        f"{inputs.calls:,} model calls",
+    ]
+    for reject in inputs.rejects[:EXAMPLES]:
+        lines.append(f"not used: {reject}")
+    if len(inputs.rejects) > EXAMPLES:
+        lines.append(f"not used: {len(inputs.rejects)} rows in all; rejects.jsonl of the run lists them")
+    for reason, number in inputs.notes.items():
+        lines.append(f"note: {number} rows are used in part ({reason})")
+    for line in lines:
+        screen.print(visible(line), markup=False, soft_wrap=True)
+
+
+def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
+    """Print three chains, the figures of the run, and what to do next."""
+    requests = {
+        principle.id: inputs.templates.requests(principle, inputs.config.rounds)
+        for principle in inputs.constitution.principles
+        if principle.serves("critique")
+    }
+    shown = 0
+    for chain in read_chains(outcome.path):
+        if chain.rounds and shown < EXAMPLES:
+            shown += 1
+            screen.print(format_chain(chain, requests, screen.width))
+    screen.print(_summary(outcome))
+    run = shlex.quote(str(outcome.path))
+    screen.print(f"read on:   cai show {run}", markup=False, soft_wrap=True)
+    screen.print(f"train on:  datasets.load_dataset({str(outcome.path)!r}, 'sft')", markup=False, soft_wrap=True)
+
+
+def _summary(outcome: Outcome) -> Table:
+    manifest, counts, progress = outcome.manifest, outcome.counts, outcome.progress
+    pairs = counts.rows("pairs")
+    revised = counts.chains - counts.helpful - counts.unrevised
+    rows = [
+        ("chains finished", f"{counts.chains} ({counts.helpful} of them helpful answers)"),
+        ("failed", f"{sum(manifest.failures.values())}" + "".join(f", {n} {r}" for r, n in manifest.failures.items())),
+        ("revisions that changed the draft", f"{pairs} of {revised}"),
+        ("SFT rows", f"{counts.rows('sft')} ({counts.cut_replies} cut at max tokens)"),
+        ("revision ≻ draft pairs", f"{pairs}"),
+        (
+            "tokens, prompt / written",
+            f"{manifest.usage.prompt_tokens:,} ({manifest.usage.cached_tokens:,} cached) / "
+            f"{manifest.usage.completion_tokens:,}",
+        ),
+        ("time, this session / all", f"{duration(progress.seconds)} / {duration(manifest.seconds)}"),
+    ]
+    table = Table(show_header=False, title=None, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,110 @@
+"""Stage configurations: a YAML file, command-line options over it, unknown keys are errors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cai.errors import ConfigError, Problem
+from cai.records import Sampling
+from cai.strict_yaml import YamlFile, read_yaml, validation_problems
+
+EngineName = Literal["transformers", "vllm", "openai", "scripted"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class StrictModel(BaseModel):
+    """Base of all configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineConfig(StrictModel):
+    """Which model answers, and how it is run."""
+
+    engine: EngineName = "transformers"
+    """`transformers` and `vllm` load the model in this process; `openai` talks to any compatible server; `scripted`
+    answers from a file, for tests."""
+    model: str | None = None
+    """A directory, a hub id, or the name under which a server offers the model. Default: SmolLM2-135M-Instruct (for
+    `openai`: the only model of the server)."""
+    adapter: Path | None = None
+    """Directory of a LoRA adapter in PEFT's format."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` takes bfloat16 where the hardware computes in it and float32 elsewhere."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    format: Literal["auto", "chat", "transcript"] = "auto"
+    """How a conversation becomes text: the model's chat template, or Human/Assistant turns for a plain base model.
+    `auto` takes the chat template where there is one."""
+    system: str | None = None
+    """System prompt of the draft and of answers to helpful prompts."""
+    concurrency: Positive | None = None
+    """Chains in flight. Default: what keeps the engine busy."""
+    batch_size: Positive | None = None
+    """Rows in one forward pass of the `transformers` engine. Default: 16 on a CPU, 64 on a GPU."""
+    max_model_len: Positive | None = None
+    """Context length in tokens. Default: the model's own."""
+    base_url: tuple[str, ...] = ()
+    """Addresses of OpenAI-compatible servers; requests are spread over them."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the server's key. The key itself is never stored."""
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that one request to a server may take."""
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    """Further tries of a request after 429, 5xx, a timeout or a lost connection."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for models you trust."""
+    script: Path | None = None
+    """YAML file of the `scripted` engine's answers."""
+
+
+class SamplingConfig(StrictModel):
+    """How replies are sampled; see `records.Sampling`."""
+
+    max_tokens: Positive = 256
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    stop: tuple[str, ...] = ()
+
+    def sampling(self, seed: int | None = None) -> Sampling:
+        """The sampling of one request."""
+        return Sampling(
+            max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, stop=self.stop, seed=seed
+        )
+
+
+ConfigT = TypeVar("ConfigT", bound=StrictModel)
+
+
+def load_config(model: type[ConfigT], path: str | Path | None, overrides: Mapping[str, Any]) -> ConfigT:
+    """Build a configuration from a YAML file (None: defaults alone) with `overrides` over it.
+
+    `overrides` is nested like the model; its leaves that are None are left out, others replace the file's.
+
+    Raises:
+        ConfigError: with every problem of file and options.
+    """
+    file = read_yaml(path) if path is not None else YamlFile("options", data={})
+    if file.problems:
+        raise ConfigError(file.problems)
+    data = {} if file.data is None else file.data
+    if not isinstance(data, dict):
+        raise ConfigError([Problem("must be a mapping of keys to values", file.path, 1)])
+    try:
+        return model.model_validate(_merged(data, overrides))
+    except ValidationError as error:
+        raise ConfigError(validation_problems(error, file, model)) from None
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        if isinstance(value, Mapping):
+            inner = merged.get(name)
+            merged[name] = _merged(inner if isinstance(inner, Mapping) else {}, value)
+        elif value is not None:
+            merged[name] = value
+    return merged

@@ -1,0 +1,169 @@
+"""The critique–revision chain: draft → (critique → revision) × rounds for one prompt (Bai et al. 2022, section 3.1).
+
+Departures from the paper, each an option of the run: critiques can be left out, and a chain can end when a critique
+finds nothing. As in the paper, each round draws its own principle and works on the revision before it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from cai.config import EngineConfig, Positive, SamplingConfig, Share, StrictModel
+from cai.constitution import Constitution
+from cai.engines.base import Engine
+from cai.errors import RecordError
+from cai.preamble import strip_preamble
+from cai.prompting import Templates, found_nothing
+from cai.records import Message, Prompt, RevisionChain, RevisionRound, Step, Usage, stable_seed
+
+
+class CritiqueReviseConfig(StrictModel):
+    """Configuration of `cai critique-revise`."""
+
+    constitution: str = "hhh"
+    """A constitution file, or the name of a shipped one."""
+    prompts: str = "red-team"
+    """Red-team prompts, to be answered and revised: a file, a shipped set, or `hub:owner/name[@config][:split]`."""
+    prompt_column: str | None = None
+    """Column of `prompts` that holds the prompt. Default: found by its name."""
+    helpful: str = "helpful"
+    """Helpful prompts, to be answered only and mixed into the SFT data."""
+    helpful_ratio: Annotated[float, Field(ge=0)] = 0.5
+    """Helpful prompts for each prompt of `prompts`. The paper has 135,296 to 182,831, or 0.74."""
+    rounds: Positive = 4
+    """Critiques and revisions of each draft; the paper's number is 4."""
+    critique: bool = True
+    """False asks for revisions without a critique (the ablation of section 3.5)."""
+    stop_when_clean: bool = False
+    """End a chain when its critique finds nothing to change."""
+    tags: tuple[str, ...] = ()
+    """Draw only principles that have one of these tags."""
+    few_shot: Annotated[int, Field(ge=0)] | None = None
+    """Worked examples before each critique and revision. Default: all of the constitution; the paper has 5."""
+    limit: Positive | None = None
+    """Use only the first prompts of `prompts`. A later run in the same directory may raise it and goes on."""
+    seed: int = 0
+    """Fixes the principles drawn and, with engines that honour seeds, the replies."""
+    templates: Path | None = None
+    """Folder with templates of your own; those it lacks are the shipped ones."""
+    test_share: Share = 0.05
+    """Share of the prompts whose rows go to the test splits."""
+    max_failure_share: Share = 0.1
+    """The command fails when a greater share of the prompts failed."""
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"limit", "max_failure_share", "constitution", "templates", "prompts", "helpful"}
+        | {f"engine.{name}" for name in ("concurrency", "batch_size", "device", "base_url", "api_key_env")}
+        | {f"engine.{name}" for name in ("timeout", "max_retries")}
+    )
+    """Keys that may change when a run goes on: its results do not depend on them (files are compared by content)."""
+
+    @property
+    def calls_per_prompt(self) -> int:
+        """Model calls for one red-team prompt."""
+        return 1 + self.rounds * (2 if self.critique else 1)
+
+
+@dataclass(frozen=True)
+class ChainItem:
+    """One prompt of a run."""
+
+    index: int
+    prompt: Prompt
+    attempt: int = 0
+    """Number of tries that failed before; a new try draws new replies."""
+
+    @property
+    def id(self) -> str:
+        """The prompt's id."""
+        return self.prompt.id
+
+
+class Reviser:
+    """Makes revision chains with one engine, one constitution and one set of templates."""
+
+    def __init__(
+        self,
+        config: CritiqueReviseConfig,
+        constitution: Constitution,
+        templates: Templates,
+        engine: Engine,
+        on_step: Callable[[Usage], None],
+    ) -> None:
+        """Take what the chains share; `on_step` is called after every model call."""
+        self._config = config
+        self._constitution = constitution
+        self._templates = templates
+        self._engine = engine
+        self._on_step = on_step
+        self._opening = templates.opening(constitution, config.few_shot, config.critique)
+
+    async def chain(self, item: ChainItem) -> RevisionChain:
+        """Make the chain of one prompt.
+
+        Raises:
+            RecordError: a step failed; `step` names it. `empty_reply` when the model said nothing.
+        """
+        prompt = item.prompt
+        opening = self._templates.draft(prompt, self._config.engine.system)
+        draft = await self._step(item, "draft", opening, clean=False)
+        rounds: list[RevisionRound] = []
+        reply = draft
+        for number in range(1, self._config.rounds + 1) if prompt.kind == "red_team" else ():
+            done = await self._round(item, number, reply)
+            rounds.append(done)
+            if done.revision is None:
+                break
+            reply = done.revision
+        return RevisionChain(
+            id=prompt.id,
+            index=item.index,
+            prompt=prompt,
+            draft=draft,
+            rounds=tuple(rounds),
+            constitution_sha256=self._constitution.sha256,
+            templates_sha256=self._templates.sha256,
+            model=self._engine.info.model,
+            seed=self._config.seed,
+        )
+
+    async def _round(self, item: ChainItem, number: int, reply: Step) -> RevisionRound:
+        config, templates, prompt = self._config, self._templates, item.prompt
+        drawn = self._constitution.draw("critique", config.seed, prompt.id, number, tags=config.tags)
+        principle = templates.phrase(drawn, prompt.topic, number, config.rounds)
+        conversation = (*prompt.messages, Message(role="assistant", content=reply.text))
+        if not config.critique:
+            request = templates.revision(conversation, principle, None)
+            revision = await self._step(item, f"revision {number}", (*self._opening, request))
+            return RevisionRound(principle_id=drawn.id, critique=None, revision=revision)
+        asked = (*self._opening, templates.critique(conversation, principle, config.stop_when_clean))
+        critique = await self._step(item, f"critique {number}", asked)
+        if config.stop_when_clean and found_nothing(critique.text):
+            return RevisionRound(principle_id=drawn.id, critique=critique, revision=None)
+        said = Message(role="assistant", content=critique.text)
+        request = templates.revision(conversation, principle, critique.text)
+        revision = await self._step(item, f"revision {number}", (*asked, said, request))
+        return RevisionRound(principle_id=drawn.id, critique=critique, revision=revision)
+
+    async def _step(self, item: ChainItem, name: str, messages: Sequence[Message], clean: bool = True) -> Step:
+        """One model call; `clean` takes the preamble off the reply."""
+        tries = (item.attempt,) if item.attempt else ()
+        seed = stable_seed(self._config.seed, item.id, name, *tries)
+        try:
+            generation = await self._engine.generate(messages, self._config.sampling.sampling(seed))
+        except RecordError as error:
+            error.step = name
+            raise
+        self._on_step(generation.usage)
+        whole = generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text, removed = strip_preamble(whole) if clean else (whole.strip(), "")
+        if not text:
+            raise RecordError("empty_reply", "the model's reply has no text", name)
+        return Step(
+            text=text, removed=removed, finish_reason=generation.finish_reason, usage=generation.usage, seed=seed
+        )

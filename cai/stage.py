@@ -1,0 +1,99 @@
+"""The runner every generating stage uses: N items in flight, back-pressure, counted failures, a clean stop.
+
+An item's work is a coroutine, written in its natural order. No item waits for another. Items are drawn from their
+iterator only when a place is free, so memory does not grow with their number.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from cai.errors import RecordError, StageError
+from cai.records import Failure
+
+T = TypeVar("T")
+
+GIVE_UP_AFTER = 50
+"""Failures in a row, with no success between them, after which the stage stops: something is wrong for all."""
+
+
+class Item(Protocol):
+    """What a stage works on."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def index(self) -> int: ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
+ResultT = TypeVar("ResultT")
+
+
+async def run_stage(
+    items: Iterator[ItemT],
+    work: Callable[[ItemT], Awaitable[ResultT]],
+    *,
+    concurrency: int,
+    on_result: Callable[[ResultT], None],
+    on_failure: Callable[[Failure], None],
+) -> None:
+    """Do `work` on all items, at most `concurrency` at a time.
+
+    `on_result` and `on_failure` are called in order of completion and are expected to store what they get at once.
+
+    Raises:
+        StageError: `GIVE_UP_AFTER` items (or twice `concurrency`, where that is more) failed in a row.
+        CaiError: whatever else `work` raises ends the stage; other items in flight are cancelled.
+    """
+    in_a_row = 0
+    limit = max(GIVE_UP_AFTER, 2 * concurrency)
+
+    async def worker() -> None:
+        nonlocal in_a_row
+        for item in items:
+            try:
+                result = await work(item)
+            except RecordError as error:
+                in_a_row += 1
+                on_failure(
+                    Failure(id=item.id, index=item.index, step=error.step, reason=error.reason, message=str(error))
+                )
+                if in_a_row >= limit:
+                    raise StageError(
+                        f"stopped after {in_a_row} failures in a row, the last one: {error.step}: {error}"
+                    ) from None
+            else:
+                in_a_row = 0
+                on_result(result)
+
+    workers = [asyncio.ensure_future(worker()) for _ in range(concurrency)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def run_interruptible(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` so that Ctrl-C and SIGTERM cancel it and let it tidy up.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted by either signal.
+    """
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError, ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        return await main
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

@@ -1,0 +1,139 @@
+"""Chains as people read them: the conversation, then each round's principle, critique, and what the revision changed.
+
+Everything that a model or a data set wrote is data: it is never read as markup, and characters that could drive a
+terminal are shown as symbols.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cai.constitution import Constitution
+from cai.records import RevisionChain, RevisionRound, Step
+from cai.visible import visible
+from cai.worddiff import DiffPiece, PieceKind, word_diff
+
+SIDE_BY_SIDE = 100
+"""Columns from which draft and revision stand side by side; below, one above the other."""
+
+_STYLES: Mapping[PieceKind, str] = {"same": "", "removed": "red strike", "added": "green"}
+_MARKS: Mapping[PieceKind, tuple[str, str]] = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
+_ROLES = {"system": "System", "user": "Human", "assistant": "Assistant"}
+
+
+def principle_requests(constitution: Constitution) -> dict[str, tuple[str, str]]:
+    """Principle id → (critique request, revision request), as the constitution words them.
+
+    A principle that is given by its text alone is its own wording of both.
+    """
+    return {
+        principle.id: (principle.critique or principle.text or "", principle.revision or principle.text or "")
+        for principle in constitution.principles
+    }
+
+
+def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], width: int) -> RenderableType:
+    """Lay out a chain for a Rich console of `width` columns.
+
+    `requests` is what `principle_requests` returns. Where the console has no colours, removed words stand in [-…-] and
+    added ones in {+…+}.
+    """
+    about = [chain.id, chain.prompt.kind.replace("_", "-"), chain.prompt.topic, chain.model]
+    parts: list[RenderableType] = [_heading(" · ".join(part for part in about if part), "═")]
+    for message in chain.prompt.messages:
+        parts += _block(_ROLES[message.role], Text(visible(message.content)))
+    if not chain.rounds:
+        parts += _reply("Assistant", chain.draft, Text(visible(chain.draft.text)))
+    before, name = chain.draft, "Draft"
+    for number, round_ in enumerate(chain.rounds, 1):
+        parts += _round_head(number, round_, requests)
+        if round_.revision is None:
+            if number == 1:
+                parts += _reply(name, before, Text(visible(before.text)))
+            parts += _block("No revision", Text("The critique found nothing to change.", style="dim"))
+            continue
+        parts.append(_change((name, before), (f"Revision {number}", round_.revision), width))
+        before, name = round_.revision, f"Revision {number}"
+    return Group(*parts)
+
+
+def _heading(text: str, line: str) -> Rule:
+    return Rule(Text(visible(text), style="bold"), align="left", characters=line, style="dim")
+
+
+def _round_head(
+    number: int, round_: RevisionRound, requests: Mapping[str, tuple[str, str]]
+) -> Iterator[RenderableType]:
+    """The principle of a round, what it asks for, and the critique."""
+    yield _heading(f"Round {number} · {round_.principle_id}", "─")
+    unknown = "(the constitution has no such principle)"
+    critique_request, revision_request = requests.get(round_.principle_id, (unknown, unknown))
+    if round_.critique is None:
+        yield from _block("Revision request", Text(visible(revision_request), style="italic"))
+    else:
+        yield from _block("Critique request", Text(visible(critique_request), style="italic"))
+        yield from _reply("Critique", round_.critique, Text(visible(round_.critique.text)))
+
+
+def _change(old: tuple[str, Step], new: tuple[str, Step], width: int) -> RenderableType:
+    """A reply and its revision, with the words that differ marked in each."""
+    pieces = word_diff(old[1].text, new[1].text)
+    sides = [
+        Group(*_reply(name, step, _Marked([piece for piece in pieces if piece.kind in ("same", kind)])))
+        for (name, step), kind in ((old, "removed"), (new, "added"))
+    ]
+    if width < SIDE_BY_SIDE:
+        return Group(*sides, *_note(pieces))
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(ratio=1, overflow="fold")
+    table.add_column(ratio=1, overflow="fold")
+    table.add_row(*sides)
+    return Group(table, *_note(pieces))
+
+
+def _note(pieces: Sequence[DiffPiece]) -> list[RenderableType]:
+    """A line where the marks alone would not say what happened."""
+    kinds = {piece.kind for piece in pieces}
+    if kinds <= {"same"}:
+        return [Text("The revision changed nothing.", style="dim"), Text()]
+    if "same" not in kinds:
+        return [Text("The revision is new text throughout.", style="dim"), Text()]
+    return []
+
+
+def _reply(name: str, step: Step, text: RenderableType) -> Iterator[RenderableType]:
+    """A model's reply: what was cut off it (dim), its text, and whether it reached the token limit."""
+    head = Text(name, style="bold")
+    if step.finish_reason == "length":
+        head.append(" (cut at max tokens)", style="yellow not bold")
+    yield head
+    if step.removed:
+        yield Text(f"(removed: {visible(step.removed.strip())})", style="dim")
+    yield text
+    yield Text()
+
+
+def _block(name: str, text: Text) -> Iterator[RenderableType]:
+    yield Text(name, style="bold")
+    yield text
+    yield Text()
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """Pieces of a difference: coloured, or between marks where the console has no colours."""
+
+    pieces: Sequence[DiffPiece]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        plain = console.color_system is None
+        marked = plain and any(piece.kind == "same" for piece in self.pieces)
+        text = Text()
+        for piece in self.pieces:
+            opening, closing = _MARKS[piece.kind] if marked else ("", "")
+            text.append(f"{opening}{visible(piece.text)}{closing}", style="" if plain else _STYLES[piece.kind])
+        yield text

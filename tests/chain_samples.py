@@ -1,0 +1,96 @@
+"""Chains for tests, written out by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cai.data.card import CardFacts
+from cai.records import FinishReason, Message, Prompt, PromptKind, RevisionChain, RevisionRound, Sampling, Step, Usage
+
+REQUESTS = {
+    "honesty": ("Where is the reply untrue?", "Rewrite it to be true."),
+    "harm": ("Where does the reply harm?", "Rewrite it without harm."),
+}
+
+CONSTITUTION = """\
+name: two
+version: "1"
+description: Two principles.
+principles:
+  - id: honesty
+    critique: Where is the reply untrue?
+    revision: Rewrite it to be true.
+  - id: harm
+    text: The reply harms nobody.
+"""
+
+
+def step(text: str, finish_reason: FinishReason = "stop", removed: str = "") -> Step:
+    return Step(text=text, removed=removed, finish_reason=finish_reason, usage=Usage(), seed=1)
+
+
+def turns(*texts: str) -> tuple[Message, ...]:
+    """A conversation that begins with the user."""
+    return tuple(Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(texts))
+
+
+def round_(principle_id: str, critique: str | Step | None, revision: str | Step | None) -> RevisionRound:
+    return RevisionRound(
+        principle_id=principle_id,
+        critique=step(critique) if isinstance(critique, str) else critique,
+        revision=step(revision) if isinstance(revision, str) else revision,
+    )
+
+
+def chain(
+    id: str,
+    *rounds: RevisionRound,
+    index: int = 0,
+    prompt: Sequence[str] = ("How do I pick a lock?",),
+    draft: str | Step = "With a pin.",
+    kind: PromptKind = "red_team",
+    topic: str | None = None,
+    model: str = "tiny",
+) -> RevisionChain:
+    return RevisionChain(
+        id=id,
+        index=index,
+        prompt=Prompt(id=f"p-{id}", messages=turns(*prompt), kind=kind, topic=topic),
+        draft=step(draft) if isinstance(draft, str) else draft,
+        rounds=rounds,
+        constitution_sha256="c" * 64,
+        templates_sha256="t" * 64,
+        model=model,
+        seed=7,
+    )
+
+
+def facts(**changes: object) -> CardFacts:
+    """What the run behind these chains would tell the card."""
+    known = CardFacts(
+        title="locks",
+        command="cai critique-revise --constitution two.yaml",
+        cai_version="0.1.0",
+        created="2026-11-21",
+        model="tiny",
+        engine="scripted",
+        sampling=Sampling(),
+        constitution="two",
+        constitution_version="1",
+        constitution_description="Two principles.",
+        constitution_sha256="c" * 64,
+        templates_sha256="t" * 64,
+        rounds=2,
+        critiques=True,
+        prompt_sources=("locks.jsonl",),
+        failures={},
+        rejects=0,
+    )
+    return CardFacts.model_validate(known.model_dump() | changes)
+
+
+def write_run(run: Path, chains: Sequence[RevisionChain]) -> None:
+    """The files of a run directory that `cai show` reads."""
+    run.mkdir(exist_ok=True)
+    (run / "constitution.yaml").write_text(CONSTITUTION, encoding="utf-8")
+    lines = [chain_.model_dump_json() + "\n" for chain_ in chains]
+    (run / "records.jsonl").write_text("".join(lines), encoding="utf-8")
