@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import yaml
-from pydantic import PrivateAttr
 
 from cai.config import StrictModel
 from cai.constitution_file import resolve
@@ -50,8 +49,6 @@ class Constitution(ConstitutionFile):
     Comes from `load_constitution`, which also checks what no single entry shows.
     """
 
-    _pools: dict[tuple[Part, tuple[str, ...]], list[tuple[float, bytes, Principle]]] = PrivateAttr(default_factory=dict)
-
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of what the constitution means: principles and examples.
@@ -64,17 +61,15 @@ class Constitution(ConstitutionFile):
             for principle in sorted(self.principles, key=lambda principle: principle.id)
         ]
         examples = {
-            name: [
-                {
-                    **example.model_dump(exclude={"prompt", "messages"}),
-                    "messages": [message.model_dump() for message in example.conversation],
-                }
-                for example in getattr(self.examples, name)
-            ]
-            for name in Examples.model_fields
+            kind: [example.meaning() for example in getattr(self.examples, kind)] for kind in Examples.model_fields
         }
         text = json.dumps({"principles": principles, "examples": examples}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @functools.cached_property
+    def _pools(self) -> dict[tuple[Part, tuple[str, ...]], list[tuple[float, bytes, Principle]]]:
+        """What `draw` draws from, filled as it is asked for: weight, id and principle."""
+        return {}
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -156,9 +151,9 @@ class Constitution(ConstitutionFile):
         for principle in self.principles:
             texts = (principle.text, principle.critique, principle.revision, principle.comparison)
             words = frozenset(" ".join(text.lower() for text in texts if text).split())
-            for other, others in seen:
-                if len(words & others) > _TWINS * len(words | others):
-                    found.append(Problem(f"says nearly the same as `{other}`", key=principle.id))
+            alike = (other for other, others in seen if len(words & others) > _TWINS * len(words | others))
+            if twin := next(alike, None):
+                found.append(Problem(f"says nearly the same as `{twin}`", key=principle.id))
             seen.append((principle.id, words))
         return found
 
@@ -184,7 +179,7 @@ def diff_constitutions(a: Constitution, b: Constitution) -> list[PrincipleChange
         before, after = old.get(id_), new.get(id_)
         examples = a.examples.of(id_), b.examples.of(id_)
         parts = [key for key in Principle.model_fields if key != "id" and _meaning(before, key) != _meaning(after, key)]
-        if examples[0] != examples[1]:
+        if [example.meaning() for example in examples[0]] != [example.meaning() for example in examples[1]]:
             parts.append("examples")
         if parts or before is None or after is None:
             changes.append(

@@ -73,7 +73,10 @@ def _error(problems: list[Problem], files: list[YamlFile]) -> ConstitutionError:
 
 def _locate(name: str, folder: Path) -> Path | None:
     path = folder / name
-    return path if path.is_file() else find_asset(name, "constitutions", ".yaml")
+    try:
+        return path if path.is_file() else find_asset(name, "constitutions", ".yaml")
+    except OSError:  # no name of a file: too long, or through a folder that may not be read
+        return None
 
 
 def _shipped(name: str) -> str:

@@ -5,7 +5,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -197,6 +197,11 @@ class Example(StrictModel):
         if self.messages is not None:
             return self.messages
         return (Message(role="user", content=self.prompt or ""),)
+
+    def meaning(self) -> dict[str, Any]:
+        """The content as JSON values, the same whichever way the conversation was written."""
+        conversation = [message.model_dump() for message in self.conversation]
+        return {**self.model_dump(exclude={"prompt", "messages"}), "messages": conversation}
 
 
 class CritiqueRevisionExample(Example):

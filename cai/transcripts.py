@@ -5,7 +5,7 @@ terminal are shown as symbols.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.rule import Rule
@@ -47,17 +47,18 @@ def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], 
     for message in chain.prompt.messages:
         parts += _block(_ROLES[message.role], Text(visible(message.content)))
     if not chain.rounds:
-        parts += _reply("Assistant", chain.draft, Text(visible(chain.draft.text)))
-    before, name = chain.draft, "Draft"
+        parts += _Reply.of("Assistant", chain.draft).lines()
+    before = _Reply.of("Draft", chain.draft)
     for number, round_ in enumerate(chain.rounds, 1):
         parts += _round_head(number, round_, requests)
         if round_.revision is None:
             if number == 1:
-                parts += _reply(name, before, Text(visible(before.text)))
+                parts += before.lines()
             parts += _block("No revision", Text("The critique found nothing to change.", style="dim"))
             continue
-        parts.append(_change((name, before), (f"Revision {number}", round_.revision), width))
-        before, name = round_.revision, f"Revision {number}"
+        after = _Reply.of(f"Revision {number}", round_.revision)
+        parts += _change(before, after, width)
+        before = replace(after, removed=Text())  # said once
     return Group(*parts)
 
 
@@ -76,23 +77,26 @@ def _round_head(
         yield from _block("Revision request", Text(visible(revision_request), style="italic"))
     else:
         yield from _block("Critique request", Text(visible(critique_request), style="italic"))
-        yield from _reply("Critique", round_.critique, Text(visible(round_.critique.text)))
+        yield from _Reply.of("Critique", round_.critique).lines()
 
 
-def _change(old: tuple[str, Step], new: tuple[str, Step], width: int) -> RenderableType:
+def _change(before: "_Reply", after: "_Reply", width: int) -> Iterator[RenderableType]:
     """A reply and its revision, with the words that differ marked in each."""
-    pieces = word_diff(old[1].text, new[1].text)
-    sides = [
-        Group(*_reply(name, step, _Marked([piece for piece in pieces if piece.kind in ("same", kind)])))
-        for (name, step), kind in ((old, "removed"), (new, "added"))
-    ]
+    pieces = word_diff(before.step.text, after.step.text)
+    before = replace(before, text=_Marked([piece for piece in pieces if piece.kind != "added"]))
+    after = replace(after, text=_Marked([piece for piece in pieces if piece.kind != "removed"]))
     if width < SIDE_BY_SIDE:
-        return Group(*sides, *_note(pieces))
-    table = Table.grid(padding=(0, 2), expand=True)
-    table.add_column(ratio=1, overflow="fold")
-    table.add_column(ratio=1, overflow="fold")
-    table.add_row(*sides)
-    return Group(table, *_note(pieces))
+        yield from (*before.lines(), *after.lines())
+    else:
+        table = Table.grid(padding=(0, 2), expand=True)
+        table.add_column(ratio=1, overflow="fold")
+        table.add_column(ratio=1, overflow="fold")
+        table.add_row(before.head, after.head)
+        if before.removed or after.removed:
+            table.add_row(before.removed, after.removed)
+        table.add_row(before.text, after.text)
+        yield from (table, Text())
+    yield from _note(pieces)
 
 
 def _note(pieces: Sequence[DiffPiece]) -> list[RenderableType]:
@@ -105,22 +109,39 @@ def _note(pieces: Sequence[DiffPiece]) -> list[RenderableType]:
     return []
 
 
-def _reply(name: str, step: Step, text: RenderableType) -> Iterator[RenderableType]:
-    """A model's reply: what was cut off it (dim), its text, and whether it reached the token limit."""
-    head = Text(name, style="bold")
-    if step.finish_reason == "length":
-        head.append(" (cut at max tokens)", style="yellow not bold")
-    yield head
-    if step.removed:
-        yield Text(f"(removed: {visible(step.removed.strip())})", style="dim")
-    yield text
-    yield Text()
-
-
 def _block(name: str, text: Text) -> Iterator[RenderableType]:
     yield Text(name, style="bold")
     yield text
     yield Text()
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """A model's reply: what was cut off it (dim), its text, and whether it reached the token limit."""
+
+    name: str
+    step: Step
+    text: RenderableType
+    removed: Text
+
+    @classmethod
+    def of(cls, name: str, step: Step) -> "_Reply":
+        removed = f"(removed: {visible(step.removed.strip())})" if step.removed else ""
+        return cls(name, step, Text(visible(step.text)), Text(removed, style="dim"))
+
+    @property
+    def head(self) -> Text:
+        head = Text(self.name, style="bold")
+        if self.step.finish_reason == "length":
+            head.append(" (cut at max tokens)", style="yellow not bold")
+        return head
+
+    def lines(self) -> Iterator[RenderableType]:
+        yield self.head
+        if self.removed:
+            yield self.removed
+        yield self.text
+        yield Text()
 
 
 @dataclass(frozen=True)

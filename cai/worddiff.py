@@ -15,7 +15,7 @@ MAX_EDITS = 1000
 """Words removed plus added beyond which the part that differs counts as replaced whole. Time and memory grow with the
 square of it: half a second and some tens of megabytes here."""
 
-_TOKEN = re.compile(r"(\s*)(\w+(?:['’]\w+)*|[^\w\s]|$)")  # noqa: RUF001  typographic apostrophes stand in words
+_TOKEN = re.compile(r"(\s*)(\w+(?:['’]\w+)*|[^\w\s]|$)")
 
 
 @dataclass(frozen=True)

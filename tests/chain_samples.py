@@ -1,9 +1,14 @@
 """Chains for tests, written out by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from cai.data.card import CardFacts
+import pyarrow.parquet as pq
+import yaml
+
+from cai.data.card import CardFacts, ExportCounts
+from cai.data.export import export_chains
 from cai.records import FinishReason, Message, Prompt, PromptKind, RevisionChain, RevisionRound, Sampling, Step, Usage
 
 REQUESTS = {
@@ -94,3 +99,29 @@ def write_run(run: Path, chains: Sequence[RevisionChain]) -> None:
     (run / "constitution.yaml").write_text(CONSTITUTION, encoding="utf-8")
     lines = [chain_.model_dump_json() + "\n" for chain_ in chains]
     (run / "records.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def export(run: Path, chains: Iterable[RevisionChain], test_share: float = 0.0, **changes: Any) -> ExportCounts:
+    run.mkdir(exist_ok=True)
+    return export_chains(chains, run, requests=REQUESTS, test_share=test_share, seed=7, card=facts(**changes))
+
+
+def header(run: Path) -> dict[str, Any]:
+    """The YAML header of the card."""
+    found: dict[str, Any] = yaml.safe_load((run / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    return found
+
+
+def rows(run: Path, table: str, split: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a table as the card leads to them, read without `datasets`."""
+    configs = [config for config in header(run)["configs"] if config["config_name"] == table]
+    files = [file for config in configs for file in config["data_files"] if split in (None, file["split"])]
+    return [row for file in files for row in pq.read_table(run / file["path"]).to_pylist()]
+
+
+def many(number: int) -> list[RevisionChain]:
+    """Chains with prompts of their own and one changed revision each."""
+    return [
+        chain(f"n{n}", round_("harm", "Bad.", f"No, not {n}."), index=n, prompt=(f"Question {n}?",))
+        for n in range(number)
+    ]

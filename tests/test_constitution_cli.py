@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from cai.assets import asset_names
 from cai.cli.constitution import constitution
 from cai.constitution import constitution_schema, load_constitution
 from cai.errors import CaiError, ConfigError, ConstitutionError, DataError
@@ -175,6 +176,11 @@ def test_import_writes_a_file_without_faults_and_lists_what_was_not_taken(tmp_pa
     assert isinstance(refused("import", source, "--out", out), ConfigError)
     assert isinstance(refused("import", out, "--out", tmp_path / "x.yaml"), DataError)
     assert not (tmp_path / "x.yaml").exists()
+
+
+def test_help_names_the_constitutions_that_ship() -> None:
+    text = words(run("--help"))
+    assert [name for name in asset_names("constitutions", ".yaml") if name not in text] == []
 
 
 def test_schema_prints_the_schema() -> None:

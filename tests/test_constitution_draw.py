@@ -4,11 +4,7 @@ import collections
 import hashlib
 import math
 
-from cai.constitution import (
-    Constitution,
-    Principle,
-    load_constitution,
-)
+from cai.constitution import Constitution, Principle, load_constitution
 
 
 def weighted(**weights: float) -> Constitution:
@@ -85,7 +81,16 @@ def test_a_higher_weight_only_wins_draws_and_other_edits_change_none() -> None:
     assert drawn == [reworded.draw("critique", i).id for i in range(300)]
 
 
+def test_drawing_leaves_the_constitution_equal_to_an_untouched_one() -> None:
+    used = weighted(a=1, b=1)
+    used.draw("critique", 1)
+    assert used.sha256 == weighted(a=1, b=1).sha256
+    assert used == weighted(a=1, b=1)
+
+
 def test_draw_by_tag_takes_only_principles_with_the_tag() -> None:
     hhh = load_constitution("hhh")
     drawn = {hhh.draw("critique", i, tags=["privacy", "sycophancy"]).id for i in range(50)}
     assert drawn == {"private-facts", "agreement-to-please"}
+    assert len({hhh.draw("critique", i).id for i in range(200)}) == 16
+    assert len({hhh.draw("comparison", i).id for i in range(200)}) == 16

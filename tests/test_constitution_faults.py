@@ -86,17 +86,16 @@ def test_a_shipped_constitution_can_be_extended_by_name_and_over_two_levels(tmp_
 def test_files_that_extend_one_another_are_an_error_that_names_the_circle(tmp_path: Path) -> None:
     tail = "principles:\n  - {id: a, text: A.}\n"
     a = write(tmp_path, HEAD + "extends: b.yaml\n" + tail, "a.yaml")
-    b = write(tmp_path, HEAD + "extends: ./a.yaml\n" + tail, "b.yaml")
-    assert faults(a) == [
-        f"{b}:3: extends: {a} → {b} → {a}: the files extend one another in a circle; remove one `extends`"
-    ]
+    b = write(tmp_path, HEAD + f"extends: ../{tmp_path.name}/a.yaml\n" + tail, "b.yaml")
+    why = "the files extend one another in a circle; remove one `extends`"
+    assert faults(a) == [f"{b}:3: extends: {a} → {b} → {tmp_path}/../{tmp_path.name}/a.yaml: {why}"]
     own = write(tmp_path, HEAD + "extends: own.yaml\n" + tail, "own.yaml")
-    assert faults(own) == [f"3: extends: {own} → {own}: the files extend one another in a circle; remove one `extends`"]
+    assert faults(own) == [f"3: extends: {own} → {own}: {why}"]
 
 
 def test_a_missing_parent_is_an_error_that_names_the_chain(tmp_path: Path) -> None:
     middle = write(tmp_path, HEAD + "extends: hhhh\n", "middle.yaml")
-    top = write(tmp_path, HEAD + "extends: middle.yaml\nprinciples:\n  - {id: a, wait: 1}\n")
+    top = write(tmp_path, HEAD + "extends: middle.yaml\nprinciples:\n  - {id: a, wait: 1}\n  - {id: b, tags: [x]}\n")
     assert faults(top) == [
         "5: principles[0].wait: is not a known key; did you mean `weight`?",
         f"{middle}:3: extends: {top} → {middle} → hhhh: the last is neither a file nor a shipped constitution"
@@ -118,6 +117,8 @@ def test_problems_of_a_parent_name_the_parents_file_and_line(tmp_path: Path) -> 
 def test_what_the_child_completes_is_not_a_fault_and_what_it_breaks_is_reported_there(tmp_path: Path) -> None:
     write(tmp_path, PARENT, "p.yaml")
     broken = HEAD + "extends: p.yaml\nprinciples:\n  - id: a\n    revision: null\n  - {id: aa}\n"
+    reworded = HEAD + "extends: p.yaml\nexamples: {}\nprinciples:\n  - {id: a, critique: New., revision: null}\n"
+    assert faults(write(tmp_path, reworded))[0].startswith("6: principles[0].critique: stands without `revision`")
     assert faults(write(tmp_path, broken)) == [
         "7: principles[1].id: `aa` says nothing; add `text`, or `critique` and `revision`, or `comparison`;"
         " did you mean `a`?",
@@ -153,6 +154,7 @@ def test_what_the_child_completes_is_not_a_fault_and_what_it_breaks_is_reported_
             "{id: Be Kind, text: A.}",
             "principles[0].id: must be kebab-case (small letters, digits, single hyphens), such as `be-kind`",
         ),
+        *((f"{{id: {id_}, text: A.}}", "principles[0].id: must be kebab-case") for id_ in ("a--b", "a_b", "-a", "a-")),
         ("{text: A.}", "principles[0].id: is missing; add it"),
         ("{id: a}", "principles[0].id: `a` says nothing; add `text`, or `critique` and `revision`, or `comparison`"),
         ("{id: a, critique: A.}", "principles[0].critique: stands without `revision`; add it, or a `text`"),
@@ -317,4 +319,5 @@ def test_an_unknown_name_lists_the_shipped_ones(tmp_path: Path) -> None:
     assert faults(missing) == [
         f"{missing} is neither a file nor a shipped constitution (health, hhh, short); did you mean `health`?"
     ]
+    assert "is neither a file nor a shipped constitution" in faults("x" * 5_000)[0]
     assert faults(str(tmp_path)) == [f"{tmp_path} is neither a file nor a shipped constitution (health, hhh, short)"]

@@ -75,6 +75,7 @@ def test_comparison_instructions_lose_their_label_and_doubtful_polarity_is_point
         "\nChoose the kinder reply. Options:",
         "\nWhich reply is more harmful? Options:",
         "\nChoose the reply that is less harmful and the most helpful. Options:",
+        "Choose the kinder of these two:",
         "\n\nHuman: Hello\n\nAssistant: Hi",
         "Choose the kinder reply.",
         3,
@@ -85,15 +86,16 @@ def test_comparison_instructions_lose_their_label_and_doubtful_polarity_is_point
         ("comparison-1", "Choose the kinder reply.", "better"),
         ("comparison-2", "Which reply is more harmful?", "better"),
         ("comparison-3", "Choose the reply that is less harmful and the most helpful.", "better"),
+        ("comparison-4", "Choose the kinder of these two:", "better"),
     ]
     assert result.doubtful == ("comparison-2",)
     assert "polarity: worse" in result.yaml()
     assert "#   comparison-2\n" in result.yaml()
     assert skipped(result) == [
-        "[3]: is a conversation, not an instruction",
-        "[4]: says the same as `comparison-1`",
-        "[5]: has no text that could become `comparison`",
+        "[4]: is a conversation, not an instruction",
+        "[5]: says the same as `comparison-1`",
         "[6]: has no text that could become `comparison`",
+        "[7]: has no text that could become `comparison`",
     ]
 
 

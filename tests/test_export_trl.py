@@ -1,5 +1,6 @@
 """TRL's trainers take the exported tables as they are: a tiny model with random weights, two steps."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cai.data.export import export_chains
 
 datasets.disable_progress_bars()
 
+WORDS = ("hello", "hi", "question", "with", "a", "bent", "pin", "no", "not", "egg", "eight", "minutes", "With", ".")
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
@@ -37,13 +39,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
-    words = [*"0123456789", *"hello hi question with a bent pin no not egg eight minutes With .".split()]
+    words = [*WORDS, *"0123456789"]
     special = ["<unk>", "<pad>", "<|end|>", "<|user|>", "<|assistant|>"]
     core = Tokenizer(models.WordLevel({word: n for n, word in enumerate(special + words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(
+    wrapped = import_module("transformers").PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token="<unk>",
         pad_token="<pad>",
@@ -56,10 +57,10 @@ def tokenizer() -> Any:
 
 def tiny_model(tokenizer: Any) -> Any:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
+    transformers = import_module("transformers")
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=16,
@@ -70,7 +71,7 @@ def tiny_model(tokenizer: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM(config)
+    return transformers.LlamaForCausalLM(config)
 
 
 def arguments(out: Path) -> dict[str, Any]:
@@ -90,12 +91,11 @@ def arguments(out: Path) -> dict[str, Any]:
 
 
 def test_sft_trainer_takes_the_sft_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    from trl import SFTConfig, SFTTrainer
-
+    trl = import_module("trl")
     rows = datasets.load_dataset(str(run), "sft", split="train", cache_dir=str(tmp_path / "cache"))
-    trainer = SFTTrainer(
+    trainer = trl.SFTTrainer(
         model=tiny_model(tokenizer),
-        args=SFTConfig(**arguments(tmp_path / "out")),
+        args=trl.SFTConfig(**arguments(tmp_path / "out")),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -105,17 +105,16 @@ def test_sft_trainer_takes_the_sft_table(run: Path, tokenizer: Any, tmp_path: Pa
     assert not before.equal(trainer.model.get_input_embeddings().weight.detach())
     assert len(trainer.train_dataset) == len(rows) == 8 * 2 + 1
     seen = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
-    assert seen.split() == "<|user|> question 0 <|end|> <|assistant|> with a bent pin 0 <|end|>".split()
+    assert seen == "<|user|> question 0 <|end|> <|assistant|> with a bent pin 0 <|end|>"
 
 
 def test_dpo_trainer_takes_the_pairs_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    from trl import DPOConfig, DPOTrainer
-
+    trl = import_module("trl")
     rows = datasets.load_dataset(str(run), "pairs", split="train", cache_dir=str(tmp_path / "cache"))
-    trainer = DPOTrainer(
+    trainer = trl.DPOTrainer(
         model=tiny_model(tokenizer),
         ref_model=tiny_model(tokenizer),
-        args=DPOConfig(**arguments(tmp_path / "out")),
+        args=trl.DPOConfig(**arguments(tmp_path / "out")),
         train_dataset=rows,
         processing_class=tokenizer,
     )
@@ -123,11 +122,11 @@ def test_dpo_trainer_takes_the_pairs_table(run: Path, tokenizer: Any, tmp_path: 
     assert trainer.state.global_step == 2
     assert len(trainer.train_dataset) == len(rows) == 8
     first = trainer.train_dataset[1]
-    texts = {name: tokenizer.decode(first[f"{name}_ids"]).split() for name in ("prompt", "chosen", "rejected")}
+    texts = {name: tokenizer.decode(first[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
     assert texts == {
-        "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>".split(),
-        "chosen": "no not 1 <|end|>".split(),
-        "rejected": "With a pin . <|end|>".split(),
+        "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
+        "chosen": "no not 1 <|end|>",
+        "rejected": "With a pin . <|end|>",
     }
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # Before the first step policy and reference agree, so the DPO loss is ln 2.

@@ -2,19 +2,21 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cai.cli.options import console, engine_options, overrides
 from cai.config import load_config
 from cai.critique import CritiqueReviseConfig
 from cai.critique_run import Inputs, Outcome, critique_revise as run_stage, load_inputs
 from cai.data.chains import read_chains
-from cai.errors import CaiError
+from cai.estimate import PROBE, estimate_run
 from cai.progress import duration
 from cai.transcripts import format_chain
 from cai.visible import visible
@@ -57,15 +59,13 @@ def critique_revise(
     inputs = load_inputs(config)
     _announce(screen, inputs)
     if dry_run:
-        estimate(inputs, screen)
+        _print_estimate(screen, inputs)
         return
     path = out or inputs.default_out
     command = ["cai", *sys.argv[1:]]
     screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
     try:
-        outcome = run_stage(
-            inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed
-        )
+        outcome = run_stage(inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed)
     except KeyboardInterrupt:
         again = [word for word in command if word != "--overwrite"]
         click.echo(f"\nstopped; finished chains are kept. Go on with: {shlex.join(again)}", err=True)
@@ -91,6 +91,24 @@ def _announce(screen: Console, inputs: Inputs) -> None:
         lines.append(f"note: {number} rows are used in part ({reason})")
     for line in lines:
         screen.print(visible(line), markup=False, soft_wrap=True)
+
+
+def _print_estimate(screen: Console, inputs: Inputs) -> None:
+    """What the run would take."""
+    screen.print(f"probe: {min(PROBE, inputs.total)} chains of one round; nothing is written")
+    found = estimate_run(inputs)
+    rows = [
+        ("model calls", f"{found.calls:,}"),
+        ("tokens read", f"about {found.usage.prompt_tokens:,} ({found.usage.cached_tokens:,} from the cache)"),
+        ("tokens written", f"about {found.usage.completion_tokens:,}"),
+        ("time", f"at most about {duration(found.seconds)} with {found.concurrency} chains in flight"),
+        (
+            "measured",
+            f"{found.probe_calls} calls, {found.probe_usage.completion_tokens:,} tokens written "
+            f"in {duration(found.probe_seconds)}",
+        ),
+    ]
+    screen.print(_figures(rows))
 
 
 def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
@@ -128,9 +146,13 @@ def _summary(outcome: Outcome) -> Table:
         ),
         ("time, this session / all", f"{duration(progress.seconds)} / {duration(manifest.seconds)}"),
     ]
-    table = Table(show_header=False, title=None, box=None, pad_edge=False)
+    return _figures(rows)
+
+
+def _figures(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table

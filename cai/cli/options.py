@@ -12,7 +12,9 @@ from cai.config import EngineConfig, EngineName, SamplingConfig
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _ENGINE_OPTIONS = (
-    click.option("--engine", type=click.Choice(get_args(EngineName)), help="How the model is run. Default: transformers."),
+    click.option(
+        "--engine", type=click.Choice(get_args(EngineName)), help="How the model is run. Default: transformers."
+    ),
     click.option("--model", help="Directory, hub id, or a server's model name. Default: SmolLM2-135M-Instruct."),
     click.option("--adapter", type=click.Path(path_type=Path), help="Directory of a LoRA adapter."),
     click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), help="Default: auto."),

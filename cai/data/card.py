@@ -218,7 +218,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def escaped(text: str) -> str:
     """Text from outside as Markdown that shows it literally, on one line."""
-    html = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    html = _one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return _SPECIAL.sub(r"\\\1", html)
 
 

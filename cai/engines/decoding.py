@@ -117,21 +117,21 @@ class RowStop(StoppingCriteria):
 
 
 class RoomyLayer(DynamicLayer):
-    """A cache layer that holds `capacity` tokens from the start, where the library's own copies all of it each token."""
+    """A cache layer with room for `capacity` tokens from the start; the library's own is copied whole at each token."""
 
     def __init__(self, capacity: int) -> None:
         """Take the greatest number of tokens that will ever be cached."""
         super().__init__()
         self._capacity = capacity
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
         """Append keys and values, (B, H, T, D) each; returns all so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             rows, heads, _, depth = key_states.shape
             self._key_room = key_states.new_empty(rows, heads, self._capacity, depth)
             self._value_room = value_states.new_empty(rows, heads, self._capacity, value_states.shape[-1])
-        start = self.get_seq_length()
+        start: int = self.get_seq_length()
         end = start + key_states.shape[-2]
         self._key_room[:, :, start:end] = key_states
         self._value_room[:, :, start:end] = value_states
@@ -168,7 +168,8 @@ def cpu_attention(
     several times the attention itself.
     """
     if query.shape[2] > 1 or options.get("position_bias") is not None or options.get("cache") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return output, weights
     output = scaled_dot_product_attention(
         query, key, value, attn_mask=attention_mask, scale=options.get("scaling"), enable_gqa=True
     )

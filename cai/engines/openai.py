@@ -18,7 +18,7 @@ import openai
 from cai.config import EngineConfig
 from cai.engines.base import EngineInfo
 from cai.engines.options import refuse_options
-from cai.engines.servers import LOST_ASIDE, Failed, Server, Timing, checked_url, healthy
+from cai.engines.servers import LOST_ASIDE, Server, Timing, TryError, checked_url, healthy
 from cai.engines.wire import (
     CONNECT_SECONDS,
     ModelEntry,
@@ -78,7 +78,7 @@ class OpenAIEngine:
         for attempt in range(tries):
             try:
                 return await self._try(messages, sampling)
-            except Failed as error:
+            except TryError as error:
                 failed = error
             now, pause = self._timing.clock(), self._timing.pause(attempt, failed.retry_after, self._config.timeout)
             failed.server.aside_until = now + (max(LOST_ASIDE, pause) if failed.lost else pause)
@@ -97,7 +97,7 @@ class OpenAIEngine:
         """Ask the least busy healthy server; one that cannot be reached is set aside for the next.
 
         Raises:
-            Failed: another try may succeed.
+            TryError: another try may succeed.
         """
         while True:
             now = self._timing.clock()
@@ -105,7 +105,7 @@ class OpenAIEngine:
             server = ready[0] if ready else min(self._servers, key=lambda server: server.aside_until)
             try:
                 return await self._ask(server, messages, sampling)
-            except Failed as error:
+            except TryError as error:
                 if not error.unsent or len(ready) < 2:
                     raise
                 server.aside_until = now + LOST_ASIDE
@@ -151,7 +151,7 @@ class OpenAIEngine:
             body["extra_body"] = server.extra
         return body
 
-    async def _refused(self, server: Server, error: openai.APIStatusError) -> Failed | CaiError:
+    async def _refused(self, server: Server, error: openai.APIStatusError) -> TryError | CaiError:
         """What an answer with an error status means."""
         if error.status_code in (401, 403):
             return _key_refused(server, error.status_code, self._config)

@@ -68,13 +68,8 @@ def open_scripted(config: EngineConfig) -> ScriptedEngine:
     Raises:
         ConfigError: there is none, or it is wrong.
     """
-    refuse_options(
-        config,
-        {
-            name: "the script decides what is said"
-            for name in ("model", "adapter", "base_url", "batch_size", "max_model_len")
-        },
-    )
+    unused = ("model", "adapter", "base_url", "batch_size", "max_model_len")
+    refuse_options(config, dict.fromkeys(unused, "the script decides what is said"))
     if config.script is None:
         raise ConfigError("the engine `scripted` needs --script FILE")
     file = read_yaml(config.script)

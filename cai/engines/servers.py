@@ -74,7 +74,7 @@ class Server:
         return line if len(line) <= 300 else line[:299] + "…"
 
 
-class Failed(Exception):
+class TryError(Exception):
     """One try failed in a way that a further try may not. Never leaves the engine."""
 
     def __init__(

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
@@ -35,8 +34,9 @@ from cai.config import EngineConfig
 from cai.engines.base import EngineInfo
 from cai.engines.chat import ChatFormat
 from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
+from cai.engines.options import refuse_options
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
-from cai.errors import CaiError, EngineError
+from cai.errors import EngineError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
 
 MIN_PREFIX = 64
@@ -98,31 +98,38 @@ class TransformersEngine:
         await asyncio.gather(self._loop_task, return_exceptions=True)
         await asyncio.to_thread(self._pool.shutdown, wait=True)
         self._prefixes.clear()
-        del self._model
+        self._model = None
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            # Two turns of the event loop: chains whose step has just ended put their next request in the queue.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            batch = self._take()
-            if not batch:
-                self._wake.clear()
-                continue
-            try:
-                replies = await loop.run_in_executor(self._pool, self._run, batch)
-            except CaiError as error:
-                _fail(batch, error)
-            except torch.OutOfMemoryError:
-                self._shrink(batch)
-            except RuntimeError as error:
-                _fail(batch, EngineError(f"the model failed while generating: {str(error).splitlines()[0]}"))
-            else:
-                for request, generation in zip(batch, replies, strict=True):
-                    if not request.reply.done():
-                        request.reply.set_result(generation)
+        """Answer what is waiting, batch by batch, until cancelled."""
+        batch: list[_Request] = []
+        try:
+            while True:
+                await self._wake.wait()
+                # Two turns of the event loop: chains whose step has just ended put their next request in the queue.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                batch = self._take()
+                if batch:
+                    await self._answer(batch)
+                else:
+                    self._wake.clear()
+        finally:
+            _fail([*batch, *self._waiting], EngineError("the engine was closed"))
+
+    async def _answer(self, batch: list[_Request]) -> None:
+        try:
+            replies = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch)
+        except torch.OutOfMemoryError:
+            self._shrink(batch)
+        except RuntimeError as error:
+            _fail(batch, EngineError(f"the model failed while generating: {str(error).splitlines()[0]}"))
+        except Exception as error:  # handed on: whoever waits for a reply must not wait for ever
+            _fail(batch, error)
+        else:
+            for request, generation in zip(batch, replies, strict=True):
+                if not request.reply.done():
+                    request.reply.set_result(generation)
 
     def _take(self) -> list[_Request]:
         """The oldest request, and those that go with it best."""
@@ -183,10 +190,9 @@ class TransformersEngine:
             stopping_criteria=StoppingCriteriaList([stop]),
         )
         if self._stop.is_set():
-            raise EngineError("the engine was closed while generating")
+            raise EngineError("the engine was closed")
         return [
-            self._reply(request, row, prefix)
-            for request, row in zip(batch, output[:, width:].tolist(), strict=True)
+            self._reply(request, row, prefix) for request, row in zip(batch, output[:, width:].tolist(), strict=True)
         ]
 
     def _reply(self, request: _Request, tokens: list[int], cached: int) -> Generation:
@@ -236,7 +242,7 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _fail(batch: list[_Request], error: CaiError) -> None:
+def _fail(batch: list[_Request], error: Exception) -> None:
     for request in batch:
         if not request.reply.done():
             request.reply.set_exception(error)
@@ -275,7 +281,9 @@ async def open_transformers(config: EngineConfig) -> TransformersEngine:
 
     Raises:
         EngineError: there is no such model or device, or it does not fit.
+        ConfigError: an option of another engine was given.
     """
+    refuse_options(config, {"base_url": "it is for the engine `openai`", "script": "it is for the engine `scripted`"})
     model, tokenizer = await asyncio.to_thread(_load, config)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is None and config.max_model_len is None:

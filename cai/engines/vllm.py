@@ -41,12 +41,12 @@ _CAUSE = re.compile(r"^(?:.*\[\S+:\d+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)
 class VllmEngine:
     """A model that vLLM runs. Made by `open_vllm`."""
 
-    def __init__(self, llm: Any, chat: ChatFormat, info: EngineInfo, lora: Any, log: "_Log") -> None:
+    def __init__(self, llm: Any, chat: ChatFormat, info: EngineInfo, log: "_Log") -> None:
         self._llm = llm
         self._chat = chat
         self._info = info
-        self._lora = lora
         self._log = log
+        self._lora: Any = None
         self._numbers = itertools.count()
 
     @property
@@ -84,6 +84,21 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
+            self._log.close()
+
+    async def use_adapter(self, adapter: Path) -> None:
+        """Load a LoRA adapter, with which all replies are then sampled.
+
+        Raises:
+            EngineError: it does not fit the model, or vLLM does not know its kind.
+        """
+        from vllm.lora.request import LoRARequest
+
+        self._lora = LoRARequest("adapter", 1, str(adapter.resolve()))
+        try:
+            await self._llm.add_lora(self._lora)
+        except Exception as error:  # vLLM passes on whatever its process met as a bare Exception
+            raise EngineError(f"vLLM cannot use the adapter {adapter}: {_line(error)}") from None
 
     def _parameters(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
@@ -120,25 +135,25 @@ async def open_vllm(config: EngineConfig) -> VllmEngine:
 
     Raises:
         ConfigError: an option has no effect with this engine.
-        EngineError: vLLM is not installed, or cannot run this model here.
+        EngineError: vLLM is not installed, or cannot run this model or adapter here.
     """
     refuse_options(config, _UNUSED)
     log = _Log()
-    llm, chat, info = await asyncio.to_thread(_start, config, log)
-    lora = None
-    if config.adapter is not None:
-        from vllm.lora.request import LoRARequest
+    try:
+        engine = await asyncio.to_thread(_start, config, log)
+    except BaseException:
+        log.close()
+        raise
+    try:
+        if config.adapter is not None:
+            await engine.use_adapter(config.adapter)
+    except BaseException:
+        await engine.aclose()
+        raise
+    return engine
 
-        lora = LoRARequest("adapter", 1, str(config.adapter.resolve()))
-        try:
-            await llm.add_lora(lora)
-        except Exception as error:  # vLLM passes on whatever its process met as a bare Exception
-            await asyncio.to_thread(llm.shutdown)
-            raise EngineError(f"vLLM cannot use the adapter {config.adapter}: {_line(error)}") from None
-    return VllmEngine(llm, chat, info, lora, log)
 
-
-def _start(config: EngineConfig, log: "_Log") -> tuple[Any, ChatFormat, EngineInfo]:
+def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
     """Load the model in vLLM's processes; takes from seconds to minutes."""
     model = resolve_model(config.model)
     lora = _lora_options(config.adapter) if config.adapter is not None else {}
@@ -166,37 +181,38 @@ def _start(config: EngineConfig, log: "_Log") -> tuple[Any, ChatFormat, EngineIn
         dtype = choose_dtype(config.dtype, torch.device(kind))
         try:
             tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=config.trust_remote_code)
-            arguments = AsyncEngineArgs(
+            settings = AsyncEngineArgs(
                 model=model,
                 dtype=dtype,
                 max_model_len=config.max_model_len,
                 trust_remote_code=config.trust_remote_code,
                 enable_prefix_caching=True,
-                # Compilation on a CPU takes minutes and a C++ compiler, and gains little.
+                # Compilation on a CPU takes minutes and a C++ compiler.
                 enforce_eager=kind == "cpu",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 **lora,
             ).create_engine_config()
-            chat = ChatFormat(tokenizer, config.format, arguments.model_config.max_model_len)
-            llm = AsyncLLM.from_vllm_config(arguments, disable_log_stats=True)
+            chat = ChatFormat(tokenizer, config.format, settings.model_config.max_model_len)
+            info = EngineInfo(
+                engine="vllm",
+                model=config.model or DEFAULT_MODEL,
+                details={
+                    "vllm": vllm.__version__,
+                    "torch": torch.__version__,
+                    "device": kind if config.device == "auto" else config.device,
+                    "dtype": str(dtype).removeprefix("torch."),
+                    "format": chat.format,
+                    "adapter": str(config.adapter or ""),
+                },
+                concurrency=config.concurrency or settings.scheduler_config.max_num_seqs,
+                seeded=kind == "cuda",
+            )
+            # No local variable for vLLM's object: failed imports below keep this frame alive, and it would then be
+            # destroyed when the interpreter ends, with a complaint.
+            return VllmEngine(AsyncLLM.from_vllm_config(settings, disable_log_stats=True), chat, info, log)
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"vLLM cannot run {model}{log.cause() or ': ' + _line(error)}") from None
-    info = EngineInfo(
-        engine="vllm",
-        model=config.model or DEFAULT_MODEL,
-        details={
-            "vllm": vllm.__version__,
-            "torch": torch.__version__,
-            "device": kind if config.device == "auto" else config.device,
-            "dtype": str(dtype).removeprefix("torch."),
-            "format": chat.format,
-            "adapter": str(config.adapter or ""),
-        },
-        concurrency=config.concurrency or arguments.scheduler_config.max_num_seqs,
-        seeded=kind == "cuda",
-    )
-    return llm, chat, info
 
 
 def _variables(config: EngineConfig) -> Mapping[str, str]:
@@ -283,6 +299,10 @@ class _Log:
         text = os.pread(self._file.fileno(), size, 0).decode(errors="replace")
         found = _CAUSE.search(text)
         return f": {_line(found[1])}" if found else ""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
 
 def _line(text: object) -> str:

@@ -6,7 +6,7 @@ import re
 import openai
 from pydantic import BaseModel, ValidationError
 
-from cai.engines.servers import Failed, Server
+from cai.engines.servers import Server, TryError
 from cai.errors import EngineError, RecordError
 from cai.records import FinishReason, Generation, Usage
 
@@ -86,52 +86,52 @@ def read_reply(server: Server, content: bytes) -> Generation:
     """Read a completion of either kind. Token counts that the server leaves out are 0.
 
     Raises:
-        Failed: it is not a completion.
+        TryError: it is not a completion.
         RecordError: the server withheld the text.
     """
     try:
         reply = _Reply.model_validate_json(content)
     except ValidationError:
         text = server.quote(content.decode(errors="replace"))
-        raise Failed(server, "malformed_response", f"sent something that is not a completion: {text}") from None
+        raise TryError(server, "malformed_response", f"sent something that is not a completion: {text}") from None
     if not reply.choices:
-        raise Failed(server, "malformed_response", "sent a reply without choices")
+        raise TryError(server, "malformed_response", "sent a reply without choices")
     choice = reply.choices[0]
     said = choice.message or _Said(content=choice.text)
     if choice.finish_reason == "content_filter" or said.refusal:
         reason = server.quote(said.refusal or "its content filter stopped it")
         raise RecordError("request_refused", f"{server.url} withheld the reply: {reason}")
     if said.content is None:
-        raise Failed(server, "malformed_response", "sent a reply without text")
+        raise TryError(server, "malformed_response", "sent a reply without text")
     if choice.finish_reason not in ("stop", "length"):
         reason = f"sent a reply with the unknown finish reason {choice.finish_reason}"
-        raise Failed(server, "malformed_response", reason)
+        raise TryError(server, "malformed_response", reason)
     finish: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
     return Generation(text=said.content, finish_reason=finish, usage=_usage(reply.usage or _Counts()))
 
 
-def read_error(server: Server, error: openai.APIStatusError) -> Failed | EngineError | RecordError:
+def read_error(server: Server, error: openai.APIStatusError) -> TryError | EngineError | RecordError:
     """What an error status means, other than those about key and model."""
     status, words = error.status_code, error_words(server, error)
     if status == 402 or error.code == "insufficient_quota":
         return EngineError(f"{server.url} answered {status}: {words}; the account's credit is used up")
     if status == 429 or status >= 500:
         retry_after = error.response.headers.get("retry-after")
-        return Failed(server, "server_error", f"answered {status}: {words}", retry_after=retry_after)
+        return TryError(server, "server_error", f"answered {status}: {words}", retry_after=retry_after)
     overflow = status in (400, 413, 422) and _OVERFLOW.search(f"{error.code} {error.type} {words}")
     reason = "context_overflow" if overflow else "request_refused"
     return RecordError(reason, f"{server.url} answered {status}: {words}")
 
 
-def read_silence(server: Server, error: TimeoutError | openai.APIConnectionError, timeout: float) -> Failed:
+def read_silence(server: Server, error: TimeoutError | openai.APIConnectionError, timeout: float) -> TryError:
     """What it means that no complete answer came."""
     # The cause is an error of httpx or of httpx2, by the client's version.
     names = {kind.__name__ for kind in type(error.__cause__).__mro__}
     if names & {"ConnectError", "ConnectTimeout"}:
-        return Failed(server, "server_error", "cannot be reached", lost=True, unsent=True)
+        return TryError(server, "server_error", "cannot be reached", lost=True, unsent=True)
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return Failed(server, "timeout", f"did not answer within {timeout:g} s", lost=True)
-    return Failed(server, "server_error", "broke the connection before its reply was complete", lost=True)
+        return TryError(server, "timeout", f"did not answer within {timeout:g} s", lost=True)
+    return TryError(server, "server_error", "broke the connection before its reply was complete", lost=True)
 
 
 def error_words(server: Server, error: openai.APIStatusError) -> str:

@@ -1,0 +1,62 @@
+"""A vLLM engine for tests, and the reference that its replies are compared with."""
+
+import asyncio
+import multiprocessing
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cai.config import EngineConfig
+from cai.engines.vllm import VllmEngine, open_vllm
+from cai.records import Generation, Message, Sampling
+
+T = TypeVar("T")
+
+
+class Running:
+    """An engine and the event loop it lives on."""
+
+    def __init__(self, engine: VllmEngine, runner: asyncio.Runner) -> None:
+        self.engine = engine
+        self._runner = runner
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the engine's loop."""
+        return self._runner.run(work)
+
+    def ask(self, text: str, **sampling: Any) -> Generation:
+        """One reply to a user's turn, greedy unless told otherwise."""
+        return self.run(self.engine.generate(user(text), Sampling(**{"temperature": 0.0, **sampling})))
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Running]:
+    """Open the vLLM engine with `options`, in float32 and with a context of 1,024 tokens."""
+    with asyncio.Runner() as runner:
+        engine = runner.run(open_vllm(EngineConfig(engine="vllm", dtype="float32", max_model_len=1024, **options)))
+        try:
+            yield Running(engine, runner)
+        finally:
+            runner.run(engine.aclose())
+
+
+def user(text: str) -> tuple[Message, ...]:
+    """A conversation of one user's turn."""
+    return (Message(role="user", content=text),)
+
+
+def greedy_text(model: Any, tokenizer: Any, text: str, count: int) -> str:
+    """The first `count` tokens of transformers' own greedy reply: the reference."""
+    rows = [{"role": "user", "content": text}]
+    inputs = tokenizer.apply_chat_template(rows, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=count)
+    found: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return found
+
+
+def kill_processes() -> int:
+    """Kill -9 the engine's processes, and return how many there were."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    return len(children)
