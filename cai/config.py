@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cai.errors import ConfigError, Problem
 from cai.records import Sampling
@@ -59,6 +60,15 @@ class EngineConfig(StrictModel):
     """Run Python code that comes with the model. Only for models you trust."""
     script: Path | None = None
     """YAML file of the `scripted` engine's answers."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.engine == "scripted" and self.script is None:
+            raise ValueError("the engine `scripted` needs --script FILE")
+        for url in self.base_url:
+            if "@" in urlsplit(url).netloc:
+                raise ValueError("base_url holds a user name or password; put the key into the environment variable")
+        return self
 
 
 class SamplingConfig(StrictModel):

@@ -103,6 +103,8 @@ def parse_yaml(text: str, path: str) -> YamlFile:
 def _index(node: yaml.Node, key: KeyPath, found: YamlFile) -> None:
     """Note the line of every key below `node` and the keys that stand twice."""
     found.lines.setdefault(key, node.start_mark.line + 1)
+    if len(found.lines) > MAX_BYTES:  # more nodes than bytes: only aliases of aliases do that
+        raise yaml.YAMLError("its aliases (`*name`) repeat too much; write the content out")
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for name_node, value_node in node.value:

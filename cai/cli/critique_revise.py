@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,9 @@ def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
         for principle in inputs.constitution.principles
         if principle.serves("critique")
     }
-    shown = 0
-    for chain in read_chains(outcome.path):
-        if chain.rounds and shown < EXAMPLES:
-            shown += 1
-            screen.print(format_chain(chain, requests, screen.width))
+    revised = (chain for chain in read_chains(outcome.path) if chain.rounds)
+    for chain in islice(revised, EXAMPLES):
+        screen.print(format_chain(chain, requests, screen.width))
     screen.print(_summary(outcome))
     run = shlex.quote(str(outcome.path))
     screen.print(f"read on:   cai show {run}", markup=False, soft_wrap=True)

@@ -66,12 +66,11 @@ def open_scripted(config: EngineConfig) -> ScriptedEngine:
     """Read the script of `config`.
 
     Raises:
-        ConfigError: there is none, or it is wrong.
+        ConfigError: it is wrong.
     """
     unused = ("model", "adapter", "base_url", "batch_size", "max_model_len")
     refuse_options(config, dict.fromkeys(unused, "the script decides what is said"))
-    if config.script is None:
-        raise ConfigError("the engine `scripted` needs --script FILE")
+    assert config.script is not None, "EngineConfig sees to it"
     file = read_yaml(config.script)
     if file.problems:
         raise ConfigError(file.problems)

@@ -8,6 +8,12 @@ import pytest
 from cai.engines.weights import resolve_model
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """vLLM leaves the contexts of its message queues to the garbage collector, which warns."""
+    left = "ignore:Exception ignored in. <function Context.__del__:pytest.PytestUnraisableExceptionWarning"
+    config.addinivalue_line("filterwarnings", left)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder."""

@@ -6,7 +6,7 @@ from running import greedy_text, running
 
 from cai.errors import EngineError
 
-QUESTION = "What is the capital of France?"
+QUESTION = "Why is the sky blue? Answer in one sentence."
 
 
 def lora(model: str, folder: Path) -> Any:
@@ -20,7 +20,7 @@ def lora(model: str, folder: Path) -> Any:
     found = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
     for name, weight in found.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
+            torch.nn.init.normal_(weight, std=0.5)
     found.save_pretrained(folder)
     return found
 

