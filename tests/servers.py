@@ -1,5 +1,6 @@
 """A real HTTP server on loopback that speaks the OpenAI protocol and fails on demand."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -70,8 +71,7 @@ class ChatServer:
         self.models_answer = models_answer or models(MODEL)
         self.requests: list[Request] = []
         self.listings: list[Request] = []
-        self.arrived = threading.Semaphore(0)
-        """Released once for each completion request, before it is answered."""
+        self._arrived = threading.Semaphore(0)
         self._connections: set[socket.socket] = set()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.chat = self
@@ -101,6 +101,11 @@ class ChatServer:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    async def request_arrived(self) -> None:
+        """Return when one more completion request has arrived; it need not be answered yet."""
+        if not await asyncio.to_thread(self._arrived.acquire, timeout=10):
+            raise AssertionError("no further request came to this server")
+
     def answer_to(self, request: Request) -> Answer:
         """Record a request and choose its answer."""
         if request.path.endswith("/models"):
@@ -108,7 +113,7 @@ class ChatServer:
             return self.models_answer
         self.requests.append(request)
         answer = self.plan.popleft() if self.plan else self.default
-        self.arrived.release()
+        self._arrived.release()
         return answer
 
     def connected(self, connection: socket.socket) -> None:

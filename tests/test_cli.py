@@ -73,9 +73,9 @@ def test_the_main_job_works_from_any_folder_and_says_what_it_did(tmp_path: Path,
     assert "4 red-team × 1 rounds, 2 helpful; 14 model calls" in done.stdout
     assert re.search(r"chains finished +6 \(2 of them helpful answers\)", done.stdout)
     assert re.search(r"revision ≻ draft pairs +4", done.stdout)
-    assert done.stdout.count("[-Rude-]{+Kind+} words") == 3, "three examples are shown"
+    assert len(re.findall(r"\[-Rude-\] words +\{\+Kind\+\} words", done.stdout)) == 3, "three examples are shown"
     shown = cai(*shlex.split(f"show {run[1]} --limit 1"), cwd=tmp_path)
-    assert "[-Rude-]{+Kind+} words" in shown.stdout
+    assert re.search(r"\[-Rude-\] words +\{\+Kind\+\} words", shown.stdout)
 
 
 def test_the_same_command_again_finds_the_run_finished(tmp_path: Path, script: str) -> None:

@@ -225,9 +225,10 @@ def test_a_base_url_that_is_no_address_is_an_error(url: str) -> None:
         asyncio.run(open_openai(EngineConfig(engine="openai", base_url=(url,))))
 
 
-def test_a_password_in_a_base_url_is_refused_without_showing_it() -> None:
+def test_a_password_in_the_environments_base_url_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@host/v1")
     with pytest.raises(ConfigError, match="holds a user name or password") as caught:
-        asyncio.run(open_openai(EngineConfig(engine="openai", base_url=("http://me:secret@host/v1",))))
+        run()
     assert "secret" not in str(caught.value)
 
 
@@ -414,7 +415,7 @@ def test_requests_move_to_another_server_when_one_dies_mid_request() -> None:
     async def use(engine: OpenAIEngine) -> list[Generation]:
         calls = [asyncio.create_task(engine.generate(HELLO, Sampling())) for _ in range(4)]
         for server in (first, second) * 2:
-            await asyncio.to_thread(server.arrived.acquire)
+            await server.request_arrived()
         first.die()
         release.set()
         found = await asyncio.gather(*calls)
@@ -463,7 +464,7 @@ def test_each_request_goes_to_the_server_with_the_fewest_in_flight() -> None:
     async def use(engine: OpenAIEngine) -> None:
         slow = [asyncio.create_task(engine.generate(HELLO, Sampling())) for _ in range(6)]
         for server in (first, second) * 3:
-            await asyncio.to_thread(server.arrived.acquire)
+            await server.request_arrived()
         for _ in range(3):
             release_second.release()
         await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
@@ -501,7 +502,7 @@ def test_cancelled_requests_leave_no_task_and_free_their_places() -> None:
     async def use(engine: OpenAIEngine) -> set[asyncio.Task[Any]]:
         calls = [asyncio.create_task(engine.generate(HELLO, Sampling())) for _ in range(5)]
         for _ in calls:
-            await asyncio.to_thread(server.arrived.acquire)
+            await server.request_arrived()
         for call in calls:
             call.cancel()
         found = await asyncio.gather(*calls, return_exceptions=True)
@@ -519,7 +520,7 @@ def test_cancelled_requests_leave_no_task_and_free_their_places() -> None:
 def test_closing_the_engine_ends_requests_in_flight_and_refuses_new_ones() -> None:
     async def use(engine: OpenAIEngine) -> None:
         call = asyncio.create_task(engine.generate(HELLO, Sampling()))
-        await asyncio.to_thread(server.arrived.acquire)
+        await server.request_arrived()
         await engine.aclose()
         with pytest.raises(EngineError, match="the engine was closed"):
             await call

@@ -8,16 +8,24 @@ from cai.errors import ConfigError, RecordError
 from cai.prompting import TRANSCRIPT_STOP, transcript
 from cai.records import Message, Sampling
 
+_PROBE = "probe"
+_TURN_MARK = re.compile(r"</?[|｜]?[\w▁]+[|｜]?>|<</?\w+>>|\[/?[A-Z_]+\]")
+"""What chat templates write around turns, such as `<|user|>`, `[INST]` and `<<SYS>>`."""
+
 
 class ChatFormat:
     """How one model's conversations become token ids.
 
-    Text inside a message is data. A special token spelt out in it (`<|im_end|>`) gets a space after its first
-    character, so that it is read as text and cannot end the turn.
+    Text inside a message is data. A special token or a mark of the chat template that is spelt out in it (`<|im_end|>`,
+    `[INST]`) gets a space after its first character, so that it is read as text and cannot end the turn.
     """
 
     def __init__(self, tokenizer: Any, format: Literal["auto", "chat", "transcript"], max_len: int) -> None:
-        """Take a Hugging Face `tokenizer` and the context length `max_len` in tokens."""
+        """Take a Hugging Face `tokenizer` and the context length `max_len` in tokens.
+
+        Raises:
+            ConfigError: the tokenizer's chat template is asked for, and there is none or it does not work.
+        """
         self.tokenizer = tokenizer
         self.max_len = max_len
         has_template = getattr(tokenizer, "chat_template", None) is not None
@@ -29,20 +37,26 @@ class ChatFormat:
         self.format: Literal["chat", "transcript"] = (
             "chat" if format == "chat" or (format == "auto" and has_template) else "transcript"
         )
-        special = sorted(filter(None, set(tokenizer.all_special_tokens)), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special))) if special else None
-        self._takes_system: bool | None = None
+        marks = _special_tokens(tokenizer)
+        if self.format == "chat":
+            marks |= set(_TURN_MARK.findall(self._probe()))
+            self._takes_system = self._accepts_system()
+        longest_first = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def encode(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
         """Token ids of `messages` with the opening of the assistant's next turn.
 
         Raises:
-            RecordError: `context_overflow` when prompt and `max_tokens` do not fit the context together.
+            RecordError: `context_overflow` when prompt and `max_tokens` do not fit the context together;
+                `request_refused` when the chat template does not take this conversation.
         """
         safe = [Message(role=message.role, content=self._neutral(message.content)) for message in messages]
         ids: list[int]
         if self.format == "transcript":
             ids = self.tokenizer(transcript(safe))["input_ids"]
+            if ids[-1:] == [self.tokenizer.eos_token_id]:  # some tokenizers close every text
+                ids = ids[:-1]
         else:
             ids = self.tokenizer(self._chat(safe), add_special_tokens=False)["input_ids"]
         if len(ids) + max_tokens > self.max_len:
@@ -58,27 +72,59 @@ class ChatFormat:
         return sampling.stop + (TRANSCRIPT_STOP if self.format == "transcript" else ())
 
     def _neutral(self, text: str) -> str:
-        if self._special is None:
+        if self._marks is None:
             return text
-        return self._special.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", text)
+        found = 1
+        while found:  # a mark may be another one with a space in it
+            text, found = self._marks.subn(lambda mark: f"{mark[0][:1]} {mark[0][1:]}", text)
+        return text
 
     def _chat(self, messages: Sequence[Message]) -> str:
-        if self._takes_system is None:
-            self._takes_system = self._accepts_system()
-        if not self._takes_system and messages[0].role == "system":
-            first = f"{messages[0].content}\n\n{messages[1].content}"
-            messages = [Message(role="user", content=first), *messages[2:]]
-        rows = [message.model_dump() for message in messages]
+        import jinja2
+
+        if messages[0].role == "system" and not self._takes_system:
+            head, first, *rest = messages
+            messages = [Message(role="user", content=f"{head.content}\n\n{first.content}"), *rest]
+        try:
+            return self._rendered(*((message.role, message.content) for message in messages))
+        except jinja2.TemplateError as error:
+            raise RecordError(
+                "request_refused", f"the model's chat template does not take this conversation: {error.message}"
+            ) from None
+
+    def _rendered(self, *turns: tuple[str, str]) -> str:
+        rows = [{"role": role, "content": content} for role, content in turns]
         text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
         return text
+
+    def _probe(self) -> str:
+        """A conversation of every kind of turn that all templates take."""
+        import jinja2
+
+        try:
+            return self._rendered(("user", _PROBE), ("assistant", _PROBE), ("user", _PROBE))
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"the model's chat template cannot be used: {error}; take a model with a working one, or "
+                "`--format transcript`"
+            ) from None
 
     def _accepts_system(self) -> bool:
         """Some templates refuse a system turn, others drop it without a word; its text then joins the first turn."""
         import jinja2
 
         mark = "system-turn-probe"
-        rows = [{"role": "system", "content": mark}, {"role": "user", "content": "Hi"}]
         try:
-            return mark in self.tokenizer.apply_chat_template(rows, tokenize=False)
+            return mark in self._rendered(("system", mark), ("user", _PROBE))
         except jinja2.TemplateError:
             return False
+
+
+def _special_tokens(tokenizer: Any) -> set[str]:
+    """All special tokens: those with a part of their own, such as the end token, are not all there are."""
+    named = {str(token) for token in tokenizer.all_special_tokens}
+    try:
+        added = tokenizer.added_tokens_decoder.values()
+    except NotImplementedError:  # Mistral's own tokenizers name all of theirs
+        return named
+    return named | {str(token) for token in added if token.special}

@@ -10,6 +10,7 @@ depends on its request and not on what else was in the batch (up to floating-poi
 """
 
 import asyncio
+import os
 import random
 import threading
 from collections import deque
@@ -18,6 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# Before torch is loaded: threads that spin while they wait make generation several times slower as soon as anything
+# else runs on the machine (measured in docs/lab-notes.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import transformers

@@ -173,8 +173,6 @@ def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
             ) from None
         from cai.engines.transformers import choose_dtype
 
-        if not verbose:
-            logging.getLogger("vllm").setLevel(logging.CRITICAL)
         kind = current_platform.device_type
         if not kind or config.device.partition(":")[0] not in ("auto", kind):
             raise EngineError(f"device {config.device} cannot be used: vLLM runs on {kind or 'no device'} here")
@@ -210,9 +208,13 @@ def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
             )
             # No local variable for vLLM's object: failed imports below keep this frame alive, and it would then be
             # destroyed when the interpreter ends, with a complaint.
-            return VllmEngine(AsyncLLM.from_vllm_config(settings, disable_log_stats=True), chat, info, log)
+            engine = VllmEngine(AsyncLLM.from_vllm_config(settings, disable_log_stats=True), chat, info, log)
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"vLLM cannot run {model}{log.cause() or ': ' + _line(error)}") from None
+    if not verbose:
+        # Starting has set the level; what vLLM says in this process later on comes as an EngineError too.
+        logging.getLogger("vllm").setLevel(logging.CRITICAL)
+    return engine
 
 
 def _variables(config: EngineConfig) -> Mapping[str, str]:
@@ -226,11 +228,11 @@ def _variables(config: EngineConfig) -> Mapping[str, str]:
     }
     known = {name: value for name, value in known.items() if name not in os.environ}
     if config.device.startswith("cuda:"):
-        known["CUDA_VISIBLE_DEVICES"] = _visible(config.device, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        known["CUDA_VISIBLE_DEVICES"] = visible_devices(config.device, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     return known
 
 
-def _visible(device: str, visible: str) -> str:
+def visible_devices(device: str, visible: str) -> str:
     """CUDA_VISIBLE_DEVICES for `cuda:N`, which counts within what the user made visible."""
     number = device.removeprefix("cuda:")
     devices = [name for name in visible.split(",") if name]

@@ -1,6 +1,7 @@
 """A vLLM engine for tests, and the reference that its replies are compared with."""
 
 import asyncio
+import gc
 import multiprocessing
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ def running(**options: Any) -> Iterator[Running]:
             yield Running(engine, runner)
         finally:
             runner.run(engine.aclose())
+    gc.collect()  # here and not at the end of pytest, where the warning that conftest.py expects is not ignored
 
 
 def user(text: str) -> tuple[Message, ...]:

@@ -108,7 +108,9 @@ def test_the_info_says_what_makes_the_run_repeatable(vllm: Running) -> None:
     assert not [name for name in os.environ if name == "VLLM_NO_USAGE_STATS"]
 
 
-def test_an_engine_killed_mid_request_stops_the_run_instead_of_hanging(vllm: Running) -> None:
+def test_an_engine_killed_mid_request_stops_the_run_instead_of_hanging(
+    vllm: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
     # Last in this module: it ends the engine.
     async def kill() -> list[Generation | BaseException]:
         calls = [asyncio.create_task(vllm.engine.generate(user(LONG), Sampling(max_tokens=600))) for _ in range(4)]
@@ -119,5 +121,6 @@ def test_an_engine_killed_mid_request_stops_the_run_instead_of_hanging(vllm: Run
     found = vllm.run(kill())
     assert [type(error) for error in found] == [EngineError] * 4
     assert "vLLM has stopped" in str(found[0])
+    assert capfd.readouterr() == ("", "")
     with pytest.raises(EngineError):
         vllm.ask(QUESTIONS[0])
