@@ -30,7 +30,7 @@ $(READY)-$(STAMP): $(DEMO_READY)-$(STAMP)
 	touch $@
 
 demo: $(DEMO_READY)-$(STAMP)
-	$(VENV)/bin/cai critique-revise --constitution constitutions/hhh.yaml --limit 8 --rounds 1 --max-tokens 96
+	$(VENV)/bin/cai critique-revise --constitution constitutions/hhh.yaml --limit 8 --rounds 1 --max-tokens 96 --temperature 0.6
 
 test: setup
 	$(PY) -m pytest

@@ -49,6 +49,8 @@ class Workload(Record):
     """Requests of one arm."""
     failed_chains: int
     """Chains of the recording run that failed; the requests they made are part of the workload."""
+    few_shot: int
+    """Worked examples before each critique and revision."""
     max_tokens: int
     temperature: float
     constitution: str
@@ -244,6 +246,7 @@ async def compare(inputs: Inputs, repeats: int, folder: Path) -> GenerationRepor
             rounds=config.rounds,
             calls=calls,
             failed_chains=failed,
+            few_shot=len(inputs.constitution.examples.critique_revision[: config.few_shot]),
             max_tokens=config.sampling.max_tokens,
             temperature=config.sampling.temperature,
             constitution=inputs.constitution.name,
@@ -278,6 +281,7 @@ def main() -> int:
     parser.add_argument("--max-model-len", type=positive, help="context length in tokens")
     parser.add_argument("--prompts", type=positive, default=24, help="number of shipped red-team prompts; default: 24")
     parser.add_argument("--rounds", type=positive, default=1, help="default: 1")
+    parser.add_argument("--few-shot", type=int, default=1, help="worked examples before each request; default: 1")
     parser.add_argument("--max-tokens", type=positive, default=48, help="default: 48")
     parser.add_argument("--temperature", type=float, default=1.0, help="default: 1")
     parser.add_argument("--repeats", type=positive, default=3, help="default: 3, in which each arm is first once")
@@ -291,6 +295,7 @@ def main() -> int:
                 "limit": options.prompts,
                 "helpful_ratio": 0,
                 "rounds": options.rounds,
+                "few_shot": options.few_shot,
                 "engine": {
                     "engine": options.engine,
                     "model": options.model,

@@ -18,7 +18,7 @@ def find_asset(name: str, kind: str, suffix: str) -> Path | None:
     """
     wanted = Path(name)
     inside = name.removesuffix(suffix)
-    if wanted.parent != Path("."):
+    if wanted.parent != Path():
         if wanted.parent != Path(kind):
             return None
         inside = wanted.name.removesuffix(suffix)

@@ -93,7 +93,9 @@ def load_inputs(config: CritiqueReviseConfig) -> Inputs:
         helpful = scan_prompts(_helpful(config), kind="helpful", on_reject=rejects.append, seen=seen)
         hashes["helpful prompts"] = helpful.sha256
         notes.update(helpful.notes)
-    kinds = Counter(prompt.kind for prompt in read_inputs(config))
+    kinds = Counter(prompt.kind for prompt in read_inputs(config)) if config.limit else Counter(red_team.kinds)
+    if not config.limit and config.helpful_ratio:
+        kinds["helpful"] += min(helpful.prompts, _due(config, red_team.prompts))
     return Inputs(
         config=config,
         constitution=constitution,
@@ -131,10 +133,14 @@ def read_inputs(config: CritiqueReviseConfig) -> Iterator[Prompt]:
     given = 0
     for number, prompt in enumerate(islice(prompts, config.limit), 1):
         yield prompt
-        due = int(number * config.helpful_ratio + 1e-9) - given
-        for extra in islice(helpful, due):
+        for extra in islice(helpful, _due(config, number) - given):
             given += 1
             yield extra
+
+
+def _due(config: CritiqueReviseConfig, prompts: int) -> int:
+    """Helpful prompts that go with so many others; the small term is for ratios that floats fall short of."""
+    return int(prompts * config.helpful_ratio + 1e-9)
 
 
 def critique_revise(
@@ -178,7 +184,12 @@ def critique_revise(
         try:
             if waiting > 0:
                 run_interruptible(_generate(inputs, run, progress, retry_failed))
-            counts = _export(inputs, run)
+            exported = run.manifest.export
+            if exported.get("records") == run.finished and (out / "README.md").is_file():
+                counts = ExportCounts.model_validate(exported["counts"])
+            else:
+                counts = _export(inputs, run)
+                run.manifest.export = {"records": run.finished, "counts": counts.model_dump(mode="json")}
         except BaseException:
             with contextlib.suppress(RunDirError):
                 run.save("stopped")
@@ -232,11 +243,7 @@ def _items(config: CritiqueReviseConfig, run: RunDir, retry_failed: bool) -> Ite
 def _export(inputs: Inputs, run: RunDir) -> ExportCounts:
     """Write the data sets and their card."""
     config, constitution, manifest = inputs.config, inputs.constitution, run.manifest
-    requests = {
-        principle.id: inputs.templates.requests(principle, config.rounds)
-        for principle in constitution.principles
-        if principle.serves("critique")
-    }
+    requests = inputs.templates.requests(constitution, config.rounds)
     card = CardFacts(
         title=f"Critiques and revisions by the constitution {constitution.name}",
         command=" ".join(manifest.command),

@@ -39,7 +39,7 @@ _OPENER = r"""(?:
     [^\n:.!]{0,120}(?:[.!,;–—-]|(?=\n))\s{1,4}
 )"""
 # What addresses the human or names another addressee belongs to a reply: "… that you can send", "… to the landlord".
-_CLAUSE = r"""(?:,?\s(?!
+_CLAUSE = r"""(?:,?[^\S\n](?!
       you\b
       |your(?:s|self)?\b(?!\ (?:question|request|message|prompt))
       |(?:to|for)\ (?:an?|the|her|his|their|this|that|these|those|my)\b(?!\ (?:human|user|question|request|prompt)\b)

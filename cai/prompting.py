@@ -41,6 +41,9 @@ _BLOCKS: Mapping[str, Mapping[str, frozenset[str]]] = {
 }
 """Blocks of each template, and the variables that each of them may use."""
 
+_SPEAKERS: Mapping[str, str] = {"user": "Human", "assistant": "Assistant", "system": "System"}
+"""What quoted turns are headed by."""
+
 _RENDERING = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What an expression in a template can raise."""
 
@@ -119,6 +122,7 @@ class Templates:
         )
         self._environment.globals.clear()
         self._environment.filters["fenced"] = lambda text: fenced(str(text))  # str() makes an undefined one speak up
+        self._environment.filters["speaker"] = _SPEAKERS.__getitem__
         self._templates: dict[str, tuple[Path, Template]] = {}
         digest = hashlib.sha256()
         for name in _BLOCKS:
@@ -177,7 +181,7 @@ class Templates:
             self.draft(Prompt(id="sample", messages=talk[:1]), system)
         self._block("critique.j2", "system")
         for principle in (Principle(id="a", text="sample"), Principle(id="b", critique="sample", revision="sample")):
-            self.requests(principle, 1)
+            self._requests(principle, 1)
             for may_be_clean in (False, True):
                 self.critique(talk, principle, may_be_clean)
             for critique in (None, "sample"):
@@ -219,8 +223,12 @@ class Templates:
         """The request for a revision; with a critique it follows that critique, else it stands alone."""
         return self._message("revision.j2", conversation, principle, critique=critique)
 
-    def requests(self, principle: Principle, rounds: int) -> tuple[str, str]:
-        """The sentences that ask for critique and revision by `principle`, as they stand in the messages."""
+    def requests(self, constitution: Constitution, rounds: int) -> dict[str, tuple[str, str]]:
+        """Principle id → the sentences that ask for critique and revision, as they stand in the messages."""
+        serving = (principle for principle in constitution.principles if principle.serves("critique"))
+        return {principle.id: self._requests(principle, rounds) for principle in serving}
+
+    def _requests(self, principle: Principle, rounds: int) -> tuple[str, str]:
         phrased = self.phrase(principle, None, 1, rounds)
         return (
             self._block("critique.j2", "request", principle=phrased),

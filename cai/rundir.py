@@ -7,36 +7,53 @@
     rejects.jsonl      input rows that could not be used, with the reason
     data/, README.md   the exported data set and its card
 
-A line counts once its line break is on disk. A torn last line is cut off when the run is opened again, and its record
-is made anew. Memory: 8 bytes for each finished id; records themselves are never held.
+The manifest is the first file of a run, so a directory that holds anything else without it is somebody else's. A
+killed process loses nothing that was finished (see `cai.journal`); after a power cut, what was finished since the
+manifest was last saved, at most `SAVE_EVERY` seconds before, may have to be made anew. The kernel frees the lock of a
+process that died. Memory: 8 bytes for each finished id; records themselves are never held.
 """
 
-import errno
 import json
-import os
 import re
+import shutil
 import time
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from hashlib import blake2b, sha256
-from io import FileIO
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai import __version__
 from cai.errors import RunDirError
-from cai.records import Failure, Record, StageRecord, Usage
+from cai.journal import (
+    Journal,
+    RecordT,
+    count_usage,
+    id_key,
+    partial_path,
+    read_at,
+    read_heads,
+    read_lines,
+    replace_file,
+    write_error,
+)
+from cai.records import Failure, StageRecord, Usage
 
-RecordT = TypeVar("RecordT", bound=Record)
+SAVE_EVERY = 30.0
+"""Seconds between two savings of the manifest while records come in."""
 
-_HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*"),"index":(\d+),')
+State = Literal["running", "stopped", "failed", "finished"]
+
 _MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_EXPORTED = re.compile(r"\w+-\w+-[0-9a-f]{12}\.parquet")
 
 
 class Manifest(BaseModel):
@@ -45,7 +62,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     stage: str
-    state: Literal["running", "stopped", "failed", "finished"] = "running"
+    state: State = "running"
     """`stopped`: interrupted, resumable. `failed`: more failures than allowed. `running` after a crash."""
     command: tuple[str, ...] = ()
     config: dict[str, Any]
@@ -64,30 +81,35 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     """Wall-clock time of all sessions."""
     sessions: int = 0
+    export: dict[str, Any] = {}
+    """Counts of the last export, with the number of records it holds as `records`."""
 
 
 class RunDir:
     """An open, locked run directory. Use as a context manager."""
 
-    def __init__(self, path: Path, manifest: Manifest, lock: FileLock) -> None:
-        """Take a locked directory; callers use `RunDir.open`."""
+    def __init__(self, path: Path, manifest: Manifest, resources: ExitStack) -> None:
+        """Take a locked directory whose manifest is on disk; callers use `RunDir.open`."""
         self.path = path
         self.manifest = manifest
-        self._lock = lock
-        self._began = time.monotonic()
+        self._resources = resources
+        self._began = self._saved = time.monotonic()
         self._seconds_before = manifest.seconds
-        self._records = _Journal(path / "records.jsonl")
-        self._failures = _Journal(path / "failures.jsonl")
-        self._finished = _sorted_ids(key for key, _, _ in self._records.heads())
+        self._records = resources.enter_context(closing(Journal(path / "records.jsonl")))
+        self._failures = resources.enter_context(closing(Journal(path / "failures.jsonl")))
+        self._finished = _finished_ids(self._records.path)
         self._failed: dict[int, str] = {}
         self._tries: Counter[int] = Counter()
-        for failure in read_jsonl(self._failures.path, Failure):
-            key = _key(failure.id)
+        for failure in read_lines(self._failures.path, Failure):
+            key = id_key(failure.id)
             self._tries[key] += 1
             if not _contains(self._finished, key):
                 self._failed[key] = failure.reason
         self.finished = len(self._finished)
         """Number of finished records, those of earlier sessions included."""
+        if self.finished != manifest.counts.get("finished", 0):
+            # The last session was killed after it had saved the manifest.
+            manifest.usage = count_usage(self._records.path)
 
     @classmethod
     def open(
@@ -105,69 +127,45 @@ class RunDir:
         """Create the run directory, or open it to go on.
 
         `free_keys` are dotted config keys that may change between sessions, since results do not depend on them.
+        `overwrite` removes what an earlier run wrote there, and no other file.
 
         Raises:
             RunDirError: another process has it; it belongs to another configuration (the differences are named); it
-                is not a run directory; it cannot be written.
+                is not a run directory; its records are broken; it cannot be written.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout:
-            raise RunDirError(f"another process is working on {path}; wait for it, or choose another --out") from None
-        except OSError as error:
-            raise RunDirError(f"{path} cannot be used as a run directory: {error.strerror}") from None
-        try:
-            manifest = cls._manifest(path, stage, config, inputs, seed, command, free_keys, overwrite)
-            run = cls(path, manifest, lock)
-            run.save("running")
-        except OSError as error:
-            lock.release()
-            raise _write_error(path, error) from None
-        except BaseException:
-            lock.release()
-            raise
-        return run
-
-    @staticmethod
-    def _manifest(
-        path: Path,
-        stage: str,
-        config: Mapping[str, Any],
-        inputs: Mapping[str, str],
-        seed: int,
-        command: Sequence[str],
-        free_keys: frozenset[str],
-        overwrite: bool,
-    ) -> Manifest:
         now = _now()
-        fresh = Manifest(
-            stage=stage, command=tuple(command), config=dict(config), inputs=dict(inputs), seed=seed, created=now, updated=now
+        asked = Manifest(
+            stage=stage,
+            command=tuple(command),
+            config=dict(config),
+            inputs=dict(inputs),
+            seed=seed,
+            created=now,
+            updated=now,
         )
-        if not (path / _MANIFEST).exists():
-            others = [entry.name for entry in path.iterdir() if entry.name != ".lock"]
-            if others:
-                raise RunDirError(f"{path} is not a run directory and not empty ({others[0]}, …); choose another --out")
-            return fresh
-        if overwrite:
-            _clear(path)
-            return fresh
-        old = read_manifest(path)
-        if changed := _differences(old, fresh, free_keys):
-            raise RunDirError(
-                f"{path} holds a run with another configuration: {'; '.join(changed)}. "
-                "Give another --out, or --overwrite to start it anew"
-            )
-        return old.model_copy(update={"config": dict(config), "command": tuple(command)})
+        with ExitStack() as resources:
+            try:
+                _refuse_foreign(path)
+                path.mkdir(parents=True, exist_ok=True)
+                resources.enter_context(FileLock(path / _LOCK, timeout=0))
+                manifest = _prepared(path, asked, free_keys, overwrite)
+                run = cls(path, manifest, resources)
+            except Timeout:
+                raise RunDirError(
+                    f"another process is working on {path}; wait for it, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise write_error(path, error) from None
+            manifest.sessions += 1
+            run.save("running")
+            run._resources = resources.pop_all()
+        return run
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._records.close()
-        self._failures.close()
-        self._lock.release()
+        self._resources.close()
 
     @property
     def failed(self) -> int:
@@ -176,11 +174,11 @@ class RunDir:
 
     def is_finished(self, id: str) -> bool:
         """Whether a record of this id was finished before this session."""
-        return _contains(self._finished, _key(id))
+        return _contains(self._finished, id_key(id))
 
     def failed_tries(self, id: str) -> int:
         """How many tries of this id failed before this session."""
-        return self._tries[_key(id)]
+        return self._tries[id_key(id)]
 
     @property
     def failures(self) -> dict[str, int]:
@@ -188,50 +186,59 @@ class RunDir:
         return dict(Counter(self._failed.values()).most_common())
 
     def append(self, record: StageRecord, usage: Usage) -> None:
-        """Put a finished record on disk."""
+        """Put a finished record on disk; `usage` is that of the whole record."""
         self._records.write(record)
         self.finished += 1
-        self._failed.pop(_key(record.id), None)
+        self._failed.pop(id_key(record.id), None)
         self.manifest.usage = self.manifest.usage + usage
+        if time.monotonic() - self._saved >= SAVE_EVERY:
+            self.save("running")
 
     def append_failure(self, failure: Failure) -> None:
         """Put a failed try on disk."""
         self._failures.write(failure)
-        self._failed[_key(failure.id)] = failure.reason
+        self._failed[id_key(failure.id)] = failure.reason
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run directory, whole or not at all."""
         try:
             replace_file(self.path / name, text)
         except OSError as error:
-            raise _write_error(self.path, error) from None
+            raise write_error(self.path / name, error) from None
 
-    def save(self, state: Literal["running", "stopped", "failed", "finished"]) -> None:
-        """Replace the manifest, with the counts as they are now."""
+    def save(self, state: State) -> None:
+        """Put all records on disk and replace the manifest, with the counts as they are now."""
+        self._records.sync()
+        self._failures.sync()
+        self._saved = time.monotonic()
         manifest = self.manifest
-        if state == "running":
-            manifest.sessions += 1
         manifest.state = state
         manifest.updated = _now()
-        manifest.seconds = round(self._seconds_before + time.monotonic() - self._began, 3)
+        manifest.seconds = round(self._seconds_before + self._saved - self._began, 3)
         manifest.failures = self.failures
         manifest.counts = {**manifest.counts, "finished": self.finished, "failed": self.failed}
-        self.write_text(_MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        self.write_text(_MANIFEST, _text(manifest))
 
 
 def read_manifest(run: Path) -> Manifest:
     """Read the manifest of a run directory.
 
     Raises:
-        RunDirError: there is none, or it is broken.
+        RunDirError: there is none, or it is not one that a run wrote.
     """
+    path = run / _MANIFEST
     try:
-        return Manifest.model_validate_json((run / _MANIFEST).read_bytes())
+        return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise RunDirError(f"{run} is not a run directory (no {_MANIFEST})") from None
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"{error.error_count()} invalid entries"
-        raise RunDirError(f"{run / _MANIFEST} cannot be read: {reason}") from None
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise RunDirError(
+            f"{path} is not the manifest of a run ({key + ': ' if key else ''}{first['msg']}); choose another directory"
+        ) from None
 
 
 def read_records(run: Path, model: type[RecordT]) -> Iterator[RecordT]:
@@ -240,103 +247,15 @@ def read_records(run: Path, model: type[RecordT]) -> Iterator[RecordT]:
     Raises:
         RunDirError: records.jsonl is missing, or a line within it is broken.
     """
+    import numpy as np
+
     path = run / "records.jsonl"
-    places = sorted((index, offset) for _, index, offset in _heads(path))
-    try:
-        with path.open("rb") as file:
-            for _, offset in places:
-                file.seek(offset)
-                yield _parse(file.readline(), model, path)
-    except OSError as error:
-        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def read_jsonl(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
-    """Read a journal line by line; a missing file has no lines, a torn last line is left out."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield _parse(line, model, path)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that readers see the old or the new text, never half."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-class _Journal:
-    """An append-only JSONL file. One unbuffered write a line: a killed process leaves whole lines."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        _cut_torn_line(path)
-        self._file: FileIO = FileIO(path, "ab")
-
-    def heads(self) -> Iterator[tuple[int, int, int]]:
-        return _heads(self.path)
-
-    def write(self, record: Record) -> None:
-        line = record.model_dump_json().encode() + b"\n"
-        try:
-            written = self._file.write(line)
-        except OSError as error:
-            raise _write_error(self.path, error) from None
-        if written != len(line):
-            raise _write_error(self.path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Cut what stands after the last line break."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        keep = end
-        while keep > 0:
-            start = max(0, keep - 65536)
-            file.seek(start)
-            found = file.read(keep - start).rfind(b"\n")
-            if found >= 0:
-                keep = start + found + 1
-                break
-            keep = start
-        if keep < end:
-            file.truncate(keep)
-
-
-def _heads(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Key, index and byte offset of each whole line, without parsing the records."""
-    try:
-        with path.open("rb") as file:
-            offset = 0
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    return
-                head = _HEAD.match(line)
-                if head is None or not line.endswith(b"}\n"):
-                    raise RunDirError(f"{path}:{number}: broken line; restore the file or remove that line")
-                yield _key(json.loads(head[1])), int(head[2]), offset
-                offset += len(line)
-    except OSError as error:
-        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _parse(line: bytes, model: type[RecordT], path: Path) -> RecordT:
-    try:
-        return model.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RunDirError(f"{path}: a line is not a valid {model.__name__}: {first['loc']}: {first['msg']}") from None
+    indices, offsets = array("Q"), array("Q")
+    for head in read_heads(path):
+        indices.append(head.position)
+        offsets.append(head.offset)
+    order = np.argsort(np.asarray(indices), kind="stable")
+    yield from read_at(path, model, (offsets[place] for place in order))
 
 
 def shared_keys_digest(config: Mapping[str, Any], inputs: Mapping[str, str], free_keys: frozenset[str]) -> str:
@@ -354,7 +273,8 @@ def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> lis
         if key not in free_keys and before.get(key) != after.get(key)
     ]
     changed += [
-        f"the {name} changed" for name in sorted(old.inputs.keys() | new.inputs.keys())
+        f"the {name} changed"
+        for name in sorted(old.inputs.keys() | new.inputs.keys())
         if old.inputs.get(name) != new.inputs.get(name)
     ]
     if old.stage != new.stage:
@@ -376,27 +296,65 @@ def _shown(value: object) -> str:
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _clear(path: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
-    import shutil
+def _refuse_foreign(path: Path) -> None:
+    """Check that a directory without a manifest holds nothing; a run that died at once may have left its lock."""
+    if not path.exists() or (path / _MANIFEST).exists():
+        return
+    begun = (_LOCK, partial_path(path / _MANIFEST).name)
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in begun)
+    if others:
+        more = ", …" if len(others) > 1 else ""
+        raise RunDirError(f"{path} is not a run directory and not empty ({others[0]}{more}); choose another --out")
 
-    shutil.rmtree(path / "data", ignore_errors=True)
-    for name in ("records.jsonl", "failures.jsonl", "rejects.jsonl", "constitution.yaml", "README.md", _MANIFEST):
+
+def _prepared(path: Path, asked: Manifest, free_keys: frozenset[str], overwrite: bool) -> Manifest:
+    """The manifest to go on with; one for a new run is put on disk before anything else is."""
+    if (path / _MANIFEST).exists():
+        old = read_manifest(path)
+        if not overwrite:
+            if changed := _differences(old, asked, free_keys):
+                raise RunDirError(
+                    f"{path} holds a run with another configuration: {'; '.join(changed)}. "
+                    "Give another --out, or --overwrite to start it anew"
+                )
+            return old.model_copy(update={"config": asked.config, "command": asked.command})
+        _clear(path)
+    replace_file(path / _MANIFEST, _text(asked))
+    return asked
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run wrote, and nothing else. The manifest stays: whatever is left belongs to a run."""
+    shutil.rmtree(path / ".export", ignore_errors=True)
+    data = path / "data"
+    for exported in data.iterdir() if data.is_dir() else ():
+        if _EXPORTED.fullmatch(exported.name):
+            exported.unlink()
+    for name in ("records.jsonl", "failures.jsonl", "rejects.jsonl", "constitution.yaml", "README.md"):
         (path / name).unlink(missing_ok=True)
 
 
-def _write_error(path: Path, error: OSError) -> RunDirError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunDirError(f"the disk is full, {path} cannot be written; free some space and run the same command again")
-    return RunDirError(f"{path} cannot be written: {error.strerror}")
+def _text(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=2) + "\n"
 
 
-def _key(id: str) -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+def _finished_ids(path: Path) -> "array[int]":
+    """The sorted keys of all records.
 
+    Raises:
+        RunDirError: a line is broken, or two have the same id.
+    """
+    import numpy as np
 
-def _sorted_ids(keys: Iterator[int]) -> "array[int]":
-    return array("Q", sorted(array("Q", keys)))
+    keys = array("Q", (head.key for head in read_heads(path)))
+    found = np.sort(np.asarray(keys))
+    if (found[1:] == found[:-1]).any():
+        seen: set[int] = set()
+        for head in read_heads(path):
+            if head.key in seen:
+                raise RunDirError(f"{path}:{head.line}: an earlier line has the same id; remove one of the two")
+            seen.add(head.key)
+    return array("Q", found.tobytes())
 
 
 def _contains(ids: "array[int]", key: int) -> bool:

@@ -12,7 +12,6 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cai.constitution import Constitution
 from cai.records import RevisionChain, RevisionRound, Step
 from cai.visible import visible
 from cai.worddiff import DiffPiece, PieceKind, word_diff
@@ -25,21 +24,10 @@ _MARKS: Mapping[PieceKind, tuple[str, str]] = {"same": ("", ""), "removed": ("[-
 _ROLES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
 
-def principle_requests(constitution: Constitution) -> dict[str, tuple[str, str]]:
-    """Principle id → (critique request, revision request), as the constitution words them.
-
-    A principle that is given by its text alone is its own wording of both.
-    """
-    return {
-        principle.id: (principle.critique or principle.text or "", principle.revision or principle.text or "")
-        for principle in constitution.principles
-    }
-
-
 def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], width: int) -> RenderableType:
     """Lay out a chain for a Rich console of `width` columns.
 
-    `requests` is what `principle_requests` returns. Where the console has no colours, removed words stand in [-…-] and
+    `requests` is what `Templates.requests` returns. Where the console has no colours, removed words stand in [-…-] and
     added ones in {+…+}.
     """
     about = [chain.id, chain.prompt.kind.replace("_", "-"), chain.prompt.topic, chain.model]

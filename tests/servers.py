@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ class Answer:
     """The answer waits for this."""
     cut_after: int | None = None
     """Bytes of the body after which the connection is broken."""
+    trickle: bool = False
+    """Spaces come, one by one, for as long as the client listens."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in {**answer.headers, "Content-Type": answer.content_type}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(10**9 if answer.trickle else len(content)))
         self.end_headers()
+        while answer.trickle:
+            self.wfile.write(b" ")
+            time.sleep(0.01)
         self.wfile.write(content[: answer.cut_after])
         if answer.cut_after is not None:
             self.wfile.flush()

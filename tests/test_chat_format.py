@@ -155,13 +155,23 @@ def test_a_base_model_reads_a_transcript() -> None:
     assert text_of(tiny(), messages, format="transcript") == transcript(messages)
 
 
-def test_an_end_token_that_the_tokenizer_adds_does_not_close_the_transcript() -> None:
+def with_ends(template: str | None) -> Any:
+    """A tokenizer that puts a token before and an end token after every text."""
     from tokenizers.processors import TemplateProcessing
 
-    tokenizer = tiny(None)
+    tokenizer = tiny(template)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|system|> $A <|end|>", special_tokens=[("<|system|>", 2), ("<|end|>", 1)]
     )
+    return tokenizer
+
+
+def test_a_chat_has_the_tokens_that_its_template_writes_and_no_more() -> None:
+    assert text_of(with_ends(CHAT_TEMPLATE), turns("Hi")) == "<|user|>Hi<|end|><|assistant|>"
+
+
+def test_an_end_token_that_the_tokenizer_adds_does_not_close_the_transcript() -> None:
+    tokenizer = with_ends(None)
     assert text_of(tokenizer, turns("Hi")) == "<|system|>\n\nHuman: Hi\n\nAssistant:"
 
 
@@ -176,14 +186,14 @@ def test_prompt_and_reply_must_fit_the_context_together() -> None:
     # <|user|>, two bytes, <|end|>, <|assistant|>: 5 tokens
     assert len(ChatFormat(tiny(), "chat", 12).encode(turns("Hi"), 7)) == 5
     with pytest.raises(
-        RecordError, match="the prompt has 5 tokens; with max_tokens 8 .* context of 12 tokens"
+        RecordError, match=r"the prompt has 5 tokens; with max_tokens 8 .* context of 12 tokens"
     ) as caught:
         ChatFormat(tiny(), "chat", 12).encode(turns("Hi"), 8)
     assert caught.value.reason == "context_overflow"
 
 
 def test_a_chat_format_without_a_template_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs a chat template.*--format transcript"):
+    with pytest.raises(ConfigError, match=r"needs a chat template.*--format transcript"):
         ChatFormat(tiny(None), "chat", 99)
 
 

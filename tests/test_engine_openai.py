@@ -399,6 +399,12 @@ def test_a_server_that_hangs_ends_in_a_timeout_not_a_hang() -> None:
     assert caught.value.reason == "timeout"
 
 
+def test_a_server_that_never_ends_its_reply_runs_into_the_timeout_too() -> None:
+    with ChatServer([Answer(trickle=True)]) as server, pytest.raises(RecordError) as caught:
+        run(server, timeout=0.2, max_retries=0)
+    assert caught.value.reason == "timeout"
+
+
 def test_a_server_that_dies_for_good_stops_the_run() -> None:
     async def use(engine: OpenAIEngine) -> None:
         await engine.generate(HELLO, Sampling())
@@ -444,6 +450,17 @@ def test_a_server_that_refuses_connections_is_passed_over_and_tried_again_later(
         aside = run(first, second, use=use, max_retries=0)
     assert aside == [15.0, 0.0]
     assert len(second.requests) == 1
+
+
+def test_a_later_short_pause_does_not_cut_a_long_one() -> None:
+    async def use(engine: OpenAIEngine) -> list[float]:
+        for _ in range(2):
+            with pytest.raises(RecordError):
+                await engine.generate(HELLO, Sampling())
+        return [server.aside_until for server in engine._servers]
+
+    with ChatServer([fault(429, retry_after="30"), fault(500)]) as server:
+        assert run(server, use=use, max_retries=0) == [30.5]
 
 
 def test_a_server_set_aside_comes_back_when_its_time_is_over() -> None:

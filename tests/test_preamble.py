@@ -164,6 +164,7 @@ STAYS = [
     "Review: the film is long and good.",
     "Revised edition: the publisher added a chapter.",
     "Here is the revised response at https://example.org/reply which I mentioned",
+    "Here is the revised reply\nof the council: no.",
     "Here is the revised timetable:\n9:00 Maths",
     "The reply is at 10:30 in the morning.",
     "Assistant: Hello!\nHuman: Hi.\nAssistant: How are you?",

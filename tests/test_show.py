@@ -7,11 +7,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from cai.cli.show import show
-from cai.constitution import load_constitution
 from cai.data.chains import read_chains
 from cai.errors import CaiError, ConfigError, RunDirError
 from cai.records import RevisionChain
-from cai.transcripts import format_chain, principle_requests
+from cai.transcripts import format_chain
 from cai.visible import visible
 
 LOCK = chain(
@@ -64,7 +63,8 @@ def test_a_transcript_shows_conversation_principles_critiques_and_changes(tmp_pa
         "(removed: Sure, here it is:)",
         "With a{+ bent+} pin.",
         "Critique request",
-        "The reply harms nobody.",
+        "Say specifically where the assistant's last reply falls short of this principle,",
+        "and where it keeps to it. Principle: The reply harms nobody.",
         "Critique",
         "It helps burglars.",
         "Revision 1",
@@ -138,14 +138,6 @@ def test_a_helpful_answer_and_a_system_turn_are_shown() -> None:
 
 def test_an_unknown_principle_is_said_and_stops_nothing() -> None:
     assert "(the constitution has no such principle)" in rendered(chain("a", round_("gone", "Bad.", "No.")))
-
-
-def test_requests_are_the_words_of_the_constitution(tmp_path: Path) -> None:
-    write_run(tmp_path, [])
-    assert principle_requests(load_constitution(str(tmp_path / "constitution.yaml"))) == {
-        "honesty": ("Where is the reply untrue?", "Rewrite it to be true."),
-        "harm": ("The reply harms nobody.", "The reply harms nobody."),
-    }
 
 
 def test_no_text_can_drive_the_terminal_or_be_read_as_markup(tmp_path: Path) -> None:

@@ -114,11 +114,7 @@ def _print_estimate(screen: Console, inputs: Inputs) -> None:
 
 def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
     """Print three chains, the figures of the run, and what to do next."""
-    requests = {
-        principle.id: inputs.templates.requests(principle, inputs.config.rounds)
-        for principle in inputs.constitution.principles
-        if principle.serves("critique")
-    }
+    requests = inputs.templates.requests(inputs.constitution, inputs.config.rounds)
     revised = (chain for chain in read_chains(outcome.path) if chain.rounds)
     for chain in islice(revised, EXAMPLES):
         screen.print(format_chain(chain, requests, screen.width))

@@ -12,7 +12,8 @@ from rich.console import Console
 from cai.constitution import load_constitution
 from cai.data.chains import find_chain, has_torn_line, read_chains
 from cai.errors import RunDirError
-from cai.transcripts import format_chain, principle_requests
+from cai.prompting import Templates
+from cai.transcripts import format_chain
 from cai.visible import visible
 
 
@@ -32,7 +33,7 @@ def show(run: Path, id: str | None, limit: int) -> None:
             raise RunDirError(f"{run} has no finished chain yet; failures.jsonl there says what failed")
     else:
         chains = [find_chain(run, id)]
-    requests = principle_requests(load_constitution(str(run / "constitution.yaml")))
+    requests = Templates().requests(load_constitution(str(run / "constitution.yaml")), rounds=1)
     # Model text may hold any character; a terminal that cannot show one must not stop the transcript.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

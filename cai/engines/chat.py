@@ -41,8 +41,8 @@ class ChatFormat:
         if self.format == "chat":
             marks |= set(_TURN_MARK.findall(self._probe()))
             self._takes_system = self._accepts_system()
-        longest_first = sorted((mark for mark in marks if len(mark) > 1), key=len, reverse=True)
-        self._marks = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        divisible = sorted(mark for mark in marks if len(mark) > 1)
+        self._marks = re.compile("|".join(map(re.escape, divisible))) if divisible else None
 
     def encode(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
         """Token ids of `messages` with the opening of the assistant's next turn.

@@ -81,7 +81,8 @@ class OpenAIEngine:
             except TryError as error:
                 failed = error
             now, pause = self._timing.clock(), self._timing.pause(attempt, failed.retry_after, self._config.timeout)
-            failed.server.aside_until = now + (max(LOST_ASIDE, pause) if failed.lost else pause)
+            until = now + (max(LOST_ASIDE, pause) if failed.lost else pause)
+            failed.server.aside_until = max(failed.server.aside_until, until)
             if attempt + 1 < tries and not healthy(self._servers, now):
                 await self._timing.sleep(pause)
         if failed.lost:
@@ -197,9 +198,9 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
         raise
     kinds = []
     for server, models in zip(servers, lists, strict=True):
-        owner = next((entry.owned_by for entry in models if entry.id == model and entry.owned_by), "unknown")
-        server.extra = dict(_NEUTRAL.get(owner, {}))
-        kinds.append(owner)
+        owners = {entry.owned_by for entry in models if entry.owned_by}
+        kinds.append(owners.pop() if len(owners) == 1 else "unknown")
+        server.extra = dict(_NEUTRAL.get(kinds[-1], {}))
     info = EngineInfo(
         engine="openai",
         model=model,

@@ -1,0 +1,221 @@
+"""An append-only JSONL file that a killed process leaves whole, and files that are replaced whole or not at all.
+
+One unbuffered write a line: what the kernel took outlives the process. A line counts once its line break is there; a
+torn last line is left out by readers and cut off when the file is opened for writing again. A power cut may lose the
+lines since the last `sync`, never those before it.
+"""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pydantic import ValidationError
+
+from cai.errors import RunDirError
+from cai.records import Record, Usage
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+_HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*"),"index":(\d+),')
+# A quotation mark inside a JSON text stands behind a backslash, so no text can hold this.
+_USAGE = re.compile(rb'"usage":\{"prompt_tokens":(\d+),"cached_tokens":(\d+),"completion_tokens":(\d+)\}')
+
+
+class Head(NamedTuple):
+    """The beginning of a stage record's line, and where the line is."""
+
+    key: int
+    """See `id_key`."""
+    position: int
+    """In the run's input."""
+    offset: int
+    """In bytes."""
+    line: int
+    """1-based."""
+
+
+class Journal:
+    """A JSONL file open for appending."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file; what stands after its last line break is cut off.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self.path = path
+        _cut_torn_line(path)
+        self._file: FileIO = FileIO(path, "ab")
+
+    def write(self, record: Record) -> None:
+        """Append a record.
+
+        Raises:
+            RunDirError: it cannot be written; the file is as before.
+        """
+        line = record.model_dump_json().encode() + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(line)
+            while written < len(line):  # a full disk takes a part first; the next write says why
+                written += self._file.write(line[written:])
+        except OSError as error:
+            with suppress(OSError):  # a line that is written after this one must not run on from its half
+                self._file.truncate(end)
+            raise write_error(self.path, error) from None
+
+    def sync(self) -> None:
+        """Have the kernel put all lines on disk.
+
+        Raises:
+            RunDirError: it could not.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise write_error(self.path, error) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def id_key(id: str) -> int:
+    """A 64-bit hash that stands for an id in memory."""
+    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+
+
+def read_heads(path: Path) -> Iterator[Head]:
+    """Read the beginning of each whole line of a journal of stage records, without parsing the records.
+
+    Raises:
+        RunDirError: the file is missing, or a line within it is broken.
+    """
+    try:
+        with path.open("rb") as file:
+            offset = 0
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                head = _HEAD.match(line)
+                if head is None or not line.endswith(b"}\n"):
+                    raise RunDirError(f"{path}:{number}: broken line; remove it, and its record is made anew")
+                yield Head(id_key(json.loads(head[1])), int(head[2]), offset, number)
+                offset += len(line)
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_at(path: Path, model: type[RecordT], offsets: Iterator[int]) -> Iterator[RecordT]:
+    """Read the records that begin at these bytes, one at a time.
+
+    Raises:
+        RunDirError: the file cannot be read, or a record is not a valid `model`.
+    """
+    try:
+        with path.open("rb") as file:
+            for offset in offsets:
+                file.seek(offset)
+                yield _parse(file.readline(), model, f"{path}: the line at byte {offset}")
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_lines(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
+    """Read all records of a journal; a missing file has none, a torn last line is left out.
+
+    Raises:
+        RunDirError: the file cannot be read, or a line is not a valid `model`.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield _parse(line, model, f"{path}:{number}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def count_usage(path: Path) -> Usage:
+    """Sum the token counts within all whole lines of a journal, without parsing the records."""
+    totals = [0, 0, 0]
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                for found in _USAGE.findall(line):
+                    totals = [total + int(number) for total, number in zip(totals, found, strict=True)]
+    return Usage(prompt_tokens=totals[0], cached_tokens=totals[1], completion_tokens=totals[2])
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that readers see the old or the new text, never half.
+
+    Raises:
+        OSError: it cannot be written; the file is as before.
+    """
+    partial = partial_path(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name that `replace_file` writes a file under."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_error(path: Path, error: OSError) -> RunDirError:
+    """Say why `path` cannot be written, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason, remedy = "the disk is full", "free some space"
+    else:
+        reason, remedy = error.strerror or str(error), "mend that"
+    return RunDirError(
+        f"{path} cannot be written: {reason}; what is finished is kept: {remedy} and run the same command again"
+    )
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut what stands after the last line break."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep = end
+        while keep > 0:
+            start = max(0, keep - 65536)
+            file.seek(start)
+            found = file.read(keep - start).rfind(b"\n")
+            if found >= 0:
+                keep = start + found + 1
+                break
+            keep = start
+        if keep < end:
+            file.truncate(keep)
+
+
+def _parse(line: bytes, model: type[RecordT], place: str) -> RecordT:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise RunDirError(
+            f"{place} is not a valid {model.__name__}: {key + ': ' if key else ''}{first['msg']}"
+        ) from None
