@@ -22,7 +22,7 @@ from cai.progress import StageProgress
 from cai.prompting import Templates
 from cai.records import Failure, Prompt, RevisionChain
 from cai.rundir import Manifest, RunDir, shared_keys_digest
-from cai.stage import run_interruptible, run_stage
+from cai.stage import run_interruptible, run_stage, sigterm_interrupts
 
 STAGE = "critique-revise"
 REJECTS = "rejects.jsonl"
@@ -160,7 +160,7 @@ def critique_revise(
         CaiError: the run cannot go on; what is finished is kept.
     """
     config = inputs.config
-    with RunDir.open(
+    with sigterm_interrupts(), RunDir.open(
         out,
         stage=STAGE,
         config=config.model_dump(mode="json"),
@@ -179,10 +179,9 @@ def critique_revise(
         }
         if inputs.rejects:
             run.write_text(REJECTS, "".join(f"{reject.model_dump_json()}\n" for reject in inputs.rejects))
-        waiting = inputs.total - run.finished - (0 if retry_failed else run.failed)
-        progress = StageProgress(console, inputs.total, run.finished)
+        progress = StageProgress(console, inputs.total, run.finished + (0 if retry_failed else run.failed))
         try:
-            if waiting > 0:
+            if _some_wait(inputs, run, retry_failed):
                 run_interruptible(_generate(inputs, run, progress, retry_failed))
             exported = run.manifest.export
             if exported.get("records") == run.finished and (out / "README.md").is_file():
@@ -230,6 +229,13 @@ async def _generate(inputs: Inputs, run: RunDir, progress: StageProgress, retry_
                 on_result=keep,
                 on_failure=fail,
             )
+
+
+def _some_wait(inputs: Inputs, run: RunDir, retry_failed: bool) -> bool:
+    """Whether any prompt waits for its chain."""
+    if inputs.config.limit is None:  # all that was tried is among the inputs, so counting is enough, and quick
+        return inputs.total > run.finished + (0 if retry_failed else run.failed)
+    return any(True for _ in _items(inputs.config, run, retry_failed))
 
 
 def _items(config: CritiqueReviseConfig, run: RunDir, retry_failed: bool) -> Iterator[ChainItem]:

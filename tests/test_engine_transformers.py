@@ -82,6 +82,22 @@ def test_a_shared_prefix_is_read_once_and_changes_no_reply(folder: Path) -> None
     assert [reply.usage.cached_tokens for reply in alone] == [0] * 3
 
 
+def test_requests_with_a_common_beginning_are_not_mixed_with_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, batches = TransformersEngine._run, []
+
+    def watched(self: TransformersEngine, batch: list[Any]) -> list[Generation]:
+        batches.append(len(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(TransformersEngine, "_run", watched)
+    texts = ["one", SHARED + "a", "two", SHARED + "b", "three", SHARED + "c"]
+    replies = ask(folder, texts, [GREEDY] * 6)
+    assert batches == [3, 3]
+    assert [reply.usage.cached_tokens > 100 for reply in replies] == [False, True] * 3
+
+
 def test_a_prefix_serves_later_batches(folder: Path) -> None:
     async def twice(engine: Any) -> list[Generation]:
         await asyncio.gather(*[engine.generate(user(SHARED + end), GREEDY) for end in "ab"])

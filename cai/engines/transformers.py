@@ -1,8 +1,8 @@
 """The engine on Hugging Face transformers, in this process: requests that wait together are answered together.
 
 Micro-batches: while one batch is generated in a worker thread, new requests gather; the next batch takes the oldest
-of them and those that fit it best (a long common prefix, then a similar length, so that little is padding). The
-common prefix of a batch, such as the worked examples before every critique, is read once and its key–value cache kept
+of them and those that fit it best (a common beginning, then a similar length, so that little is padding). The common
+prefix of a batch, such as the worked examples before every critique, is read once and its key–value cache kept
 for the batches that follow.
 
 Sampling is ours, by inverse transform with one uniform number a token from the request's own seed, so that a reply
@@ -13,7 +13,7 @@ import asyncio
 import os
 import random
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -56,9 +56,12 @@ class _Request:
     stop: tuple[str, ...]
     reply: "asyncio.Future[Generation]"
     rng: random.Random = field(init=False)
+    family: tuple[int, ...] = field(init=False)
+    """The first tokens; requests that share them can share a cached prefix."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.sampling.seed)
+        self.family = tuple(self.ids[:MIN_PREFIX])
 
 
 class TransformersEngine:
@@ -137,18 +140,25 @@ class TransformersEngine:
                     request.reply.set_result(generation)
 
     def _take(self) -> list[_Request]:
-        """The oldest request, and those that go with it best."""
-        while self._waiting and self._waiting[0].reply.done():
-            self._waiting.popleft()
-        if not self._waiting:
-            return []
-        first = self._waiting[0].ids
+        """The oldest request, and those that go with it best.
+
+        Requests with a common beginning stay among themselves, even in a smaller batch: one row without it would have
+        the beginning read anew for every row.
+        """
         live = [request for request in self._waiting if not request.reply.done()]
-
-        def fit(request: _Request) -> tuple[bool, int]:
-            return request.ids[:MIN_PREFIX] != first[:MIN_PREFIX], abs(len(request.ids) - len(first))
-
-        batch = [live[0], *sorted(live[1:], key=fit)[: self._batch_size - 1]]
+        if not live:
+            self._waiting.clear()
+            return []
+        first = live[0]
+        families = Counter(request.family for request in live)
+        shares = families[first.family] > 1
+        fitting = [
+            request
+            for request in live[1:]
+            if (request.family == first.family if shares else families[request.family] == 1)
+        ]
+        fitting.sort(key=lambda request: abs(len(request.ids) - len(first.ids)))
+        batch = [first, *fitting[: self._batch_size - 1]]
         taken = set(map(id, batch))
         self._waiting = deque(request for request in live if id(request) not in taken)
         return batch
