@@ -6,8 +6,9 @@ iterator only when a place is free, so memory does not grow with their number.
 
 import asyncio
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from cai.errors import RecordError, StageError
@@ -63,7 +64,8 @@ async def run_stage(
                 )
                 if in_a_row >= limit:
                     raise StageError(
-                        f"stopped after {in_a_row} failures in a row, the last one: {error.step}: {error}"
+                        f"stopped after {in_a_row} failures in a row, the last one at {error.step}: {error}. What is "
+                        "finished is kept; mend the cause and run the same command again with --retry-failed"
                     ) from None
             else:
                 in_a_row = 0
@@ -94,6 +96,24 @@ def run_interruptible(main: Coroutine[Any, Any, T]) -> T:
         return await main
 
     try:
-        return asyncio.run(guarded())
+        with sigterm_interrupts():  # the loop's own handler goes with the loop
+            return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the block, SIGTERM raises KeyboardInterrupt as Ctrl-C does. Without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
