@@ -22,6 +22,11 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def holds_password(url: str) -> bool:
+    """Whether an address has a user name or password in it, which would end up in manifests and messages."""
+    return "@" in urlsplit(url).netloc
+
+
 class EngineConfig(StrictModel):
     """Which model answers, and how it is run."""
 
@@ -66,7 +71,7 @@ class EngineConfig(StrictModel):
         if self.engine == "scripted" and self.script is None:
             raise ValueError("the engine `scripted` needs --script FILE")
         for url in self.base_url:
-            if "@" in urlsplit(url).netloc:
+            if holds_password(url):
                 raise ValueError("base_url holds a user name or password; put the key into the environment variable")
         return self
 

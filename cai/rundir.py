@@ -148,12 +148,17 @@ class RunDir:
                 _refuse_foreign(path)
                 path.mkdir(parents=True, exist_ok=True)
                 resources.enter_context(FileLock(path / _LOCK, timeout=0))
-                manifest = _prepared(path, asked, free_keys, overwrite)
-                run = cls(path, manifest, resources)
             except Timeout:
                 raise RunDirError(
                     f"another process is working on {path}; wait for it, or choose another --out"
                 ) from None
+            except OSError as error:
+                raise RunDirError(
+                    f"{path} cannot be used as a run directory: {error.strerror}; choose another --out"
+                ) from None
+            try:
+                manifest = _prepared(path, asked, free_keys, overwrite)
+                run = cls(path, manifest, resources)
             except OSError as error:
                 raise write_error(path, error) from None
             manifest.sessions += 1

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from cai.config import holds_password
 from cai.errors import ConfigError, RecordError
 
 FIRST_PAUSE = 1.0
@@ -116,7 +117,7 @@ def checked_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"base_url {text!r} is not an address such as http://localhost:8000/v1")
-    if "@" in parts.netloc:
+    if holds_password(text):
         raise ConfigError(
             f"the base_url of {parts.hostname} holds a user name or password; put the key into an environment "
             "variable and name it by api_key_env"
