@@ -88,8 +88,8 @@ def test_on_a_terminal_one_line_is_redrawn_and_taken_away() -> None:
     text = shown()
     assert "2/5" in text
     assert "1.0/min · 3 min left" in text
-    assert "\n" not in text.rstrip("\n")
-    assert text.endswith("\x1b[2K")
+    assert text.count("\n") == 1
+    assert text.endswith("\x1b[1A\x1b[2K")  # up to the line, and cleared
 
 
 def test_the_line_is_taken_away_after_an_error_too() -> None:

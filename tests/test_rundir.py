@@ -277,9 +277,9 @@ def test_a_manifest_of_another_program_is_refused(tmp_path: Path, overwrite: boo
 
 def test_a_place_that_cannot_be_a_directory_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunDirError, match=r"file cannot be written: Not a directory"):
+    with pytest.raises(RunDirError, match=r"file cannot be used as a run directory: Not a directory; choose"):
         opened(tmp_path / "file")
-    with pytest.raises(RunDirError, match=r"run cannot be written: Not a directory"):
+    with pytest.raises(RunDirError, match=r"run cannot be used as a run directory: Not a directory"):
         opened(tmp_path / "file" / "run")
 
 
@@ -416,9 +416,7 @@ def test_a_directory_without_a_manifest_has_none(tmp_path: Path) -> None:
 
 def test_a_record_of_another_stage_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b")
-    with pytest.raises(
-        RunDirError, match=r"records\.jsonl: the line at byte 0 is not a valid Failure: step: Field req"
-    ):
+    with pytest.raises(RunDirError, match=r"records\.jsonl: the line at byte 0 is not a valid Failure: step: "):
         list(read_records(tmp_path, Failure))
 
 

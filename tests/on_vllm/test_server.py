@@ -96,7 +96,7 @@ def test_seeded_sampling_is_accepted_and_differs_by_seed(server: VllmServer) -> 
 
 def test_a_prompt_beyond_the_context_is_one_failed_record(server: VllmServer) -> None:
     with pytest.raises(RecordError) as caught:
-        ask(server, *user("word " * 1100), max_tokens=8)
+        ask(server, *user("word " * 2200), max_tokens=8)
     assert caught.value.reason == "context_overflow"
 
 
