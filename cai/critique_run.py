@@ -160,16 +160,19 @@ def critique_revise(
         CaiError: the run cannot go on; what is finished is kept.
     """
     config = inputs.config
-    with sigterm_interrupts(), RunDir.open(
-        out,
-        stage=STAGE,
-        config=config.model_dump(mode="json"),
-        inputs=inputs.hashes,
-        seed=config.seed,
-        command=command,
-        free_keys=CritiqueReviseConfig.FREE_KEYS,
-        overwrite=overwrite,
-    ) as run:
+    with (
+        sigterm_interrupts(),
+        RunDir.open(
+            out,
+            stage=STAGE,
+            config=config.model_dump(mode="json"),
+            inputs=inputs.hashes,
+            seed=config.seed,
+            command=command,
+            free_keys=CritiqueReviseConfig.FREE_KEYS,
+            overwrite=overwrite,
+        ) as run,
+    ):
         run.write_text("constitution.yaml", frozen_yaml(inputs.constitution))
         run.manifest.counts = {
             "prompts": inputs.total,
