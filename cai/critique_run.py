@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -186,12 +187,10 @@ def critique_revise(
         try:
             if _some_wait(inputs, run, retry_failed):
                 run_interruptible(_generate(inputs, run, progress, retry_failed))
-            exported = run.manifest.export
-            if exported.get("records") == run.finished and (out / "README.md").is_file():
-                counts = ExportCounts.model_validate(exported["counts"])
-            else:
+            counts = _last_export(run)
+            if counts is None:
                 counts = _export(inputs, run)
-                run.manifest.export = {"records": run.finished, "counts": counts.model_dump(mode="json")}
+                run.manifest.export = {**_exportable(run), "counts": counts.model_dump(mode="json")}
         except BaseException:
             with contextlib.suppress(RunDirError):
                 run.save("stopped")
@@ -211,7 +210,9 @@ def critique_revise(
 async def _generate(inputs: Inputs, run: RunDir, progress: StageProgress, retry_failed: bool) -> None:
     """Make the chains that are not there yet."""
     config = inputs.config
+    progress.note(f"opening the engine {config.engine.engine} …")
     async with open_engine(config.engine) as engine:
+        progress.note(f"model: {engine.info.model}")
         run.manifest.engine = engine.info.model_dump(mode="json")
         run.save("running")
         reviser = Reviser(config, inputs.constitution, inputs.templates, engine, progress.step)
@@ -247,6 +248,21 @@ def _items(config: CritiqueReviseConfig, run: RunDir, retry_failed: bool) -> Ite
         tries = run.failed_tries(prompt.id)
         if not run.is_finished(prompt.id) and (retry_failed or not tries):
             yield ChainItem(index, prompt, tries)
+
+
+def _exportable(run: RunDir) -> dict[str, Any]:
+    """What an export is made from; where it is the same, so is the export."""
+    return {"cai": __version__, "records": run.finished, "failures": run.failures}
+
+
+def _last_export(run: RunDir) -> ExportCounts | None:
+    """Counts of the last export, where it is still there and nothing came since."""
+    export = run.manifest.export
+    if not _exportable(run).items() <= export.items():
+        return None
+    counts = ExportCounts.model_validate(export["counts"])
+    files = ("README.md", *(file.path for file in counts.files))
+    return counts if all((run.path / name).is_file() for name in files) else None
 
 
 def _export(inputs: Inputs, run: RunDir) -> ExportCounts:

@@ -56,6 +56,10 @@ class StageProgress:
         if self._live is not None:
             self._live.stop()
 
+    def note(self, text: str) -> None:
+        """Say something before or during the work."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def step(self, usage: Usage) -> None:
         """One model call ended."""
         self.calls += 1

@@ -82,7 +82,7 @@ class Manifest(BaseModel):
     """Wall-clock time of all sessions."""
     sessions: int = 0
     export: dict[str, Any] = {}
-    """Counts of the last export, with the number of records it holds as `records`."""
+    """Counts of the last export, and what it was made from."""
 
 
 class RunDir:

@@ -122,12 +122,27 @@ def test_a_retry_that_fails_again_is_one_failed_prompt_with_two_tries(tmp_path: 
     assert re.search(r"failed +1, 1 context_overflow", done.out)
     assert len(lines(tmp_path / "run" / "failures.jsonl")) == 2
     assert manifest(tmp_path / "run")["counts"]["failed"] == 1
+    write_script(tmp_path, SCRIPT.replace("context_overflow", "timeout"))
+    complete([*job_words, "--retry-failed"], tmp_path)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "failed: timeout" in card
+    assert "overflow" not in card
+
+
+def test_a_data_file_that_was_removed_is_exported_again(tmp_path: Path) -> None:
+    job_words = [*job(tmp_path, 5), "--out", "run"]
+    complete(job_words, tmp_path)
+    before = exported(tmp_path / "run")
+    (tmp_path / "run" / "data" / min(before)).unlink()
+    complete(job_words, tmp_path)
+    assert exported(tmp_path / "run") == before
 
 
 def test_a_run_where_everything_fails_gives_up_and_goes_on_when_that_is_mended(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path, [f"Question {n}?" for n in range(90)])
     broken = SCRIPT.replace("OVERLONG, fail: context_overflow", "'Question [1-9]', fail: timeout")
-    job_words = [*words(prompts, write_script(tmp_path, broken)), "--out", "run", "--helpful-ratio", "0"]
+    job_words = [*words(prompts, write_script(tmp_path, broken)), "--out", "run"]
+    job_words += ["--helpful-ratio", "0", "--concurrency", "1"]
     stopped = run(job_words, tmp_path)
     assert stopped.code == 1
     assert stopped.err == (

@@ -189,6 +189,22 @@ def test_a_signal_cancels_the_work_and_lets_it_tidy_up(number: signal.Signals) -
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_does_not_tear_a_step_of_the_work_apart(number: signal.Signals) -> None:
+    stored: list[str] = []
+
+    async def work() -> None:
+        signal.raise_signal(number)
+        stored.append("and counted")  # as a record is, once it is written
+
+    async def main() -> None:
+        await asyncio.gather(work(), asyncio.Event().wait())
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(main())
+    assert stored == ["and counted"]
+
+
 def test_what_is_not_interrupted_returns_its_value() -> None:
     async def main() -> int:
         return 5

@@ -327,7 +327,8 @@ def _load(config: EngineConfig) -> tuple[Any, Any]:
     device = choose_device(config.device)
     trust = config.trust_remote_code
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    if Path(name).is_dir():  # a download keeps its progress bar
+        transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(
