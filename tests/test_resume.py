@@ -209,3 +209,13 @@ def test_a_finished_run_is_left_as_it_is(work: Path, words: list[str], whole: Pa
     before = (whole / "records.jsonl").read_bytes(), exported(whole)
     complete([*words, "--out", "whole"], work)
     assert ((whole / "records.jsonl").read_bytes(), exported(whole)) == before
+
+
+def test_a_gap_is_filled_even_where_more_is_finished_than_a_lowered_limit_asks_for(tmp_path: Path) -> None:
+    arguments = [*job(tmp_path, 10), "--out", "run"]
+    complete(arguments, tmp_path)
+    journal = tmp_path / "run" / "records.jsonl"
+    before = records(tmp_path / "run")
+    journal.write_bytes(b"".join(line for id, line in before.items() if id != "p2"))
+    complete([*arguments, "--limit", "5"], tmp_path)
+    assert records(tmp_path / "run") == before

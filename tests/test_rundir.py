@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from cai import rundir
 from cai.errors import RunDirError
-from cai.journal import Journal, read_lines, replace_file
+from cai.journal import read_lines
 from cai.records import Failure, StageRecord, Usage
 from cai.rundir import Manifest, RunDir, read_manifest, read_records, shared_keys_digest
 
@@ -166,52 +165,6 @@ def test_two_records_of_one_id_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[1])
     with pytest.raises(RunDirError, match=r"records\.jsonl:4: an earlier line has the same id"):
         opened(tmp_path)
-
-
-def test_a_record_that_does_not_fit_leaves_no_half_line(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    journal = Journal(tmp_path / "records.jsonl")
-    journal.write(note("a"))
-    before = (tmp_path / "records.jsonl").read_bytes()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))
-    try:
-        with pytest.raises(RunDirError, match=r"records\.jsonl cannot be written: File too large; what is finished"):
-            journal.write(note("b"))
-        assert (tmp_path / "records.jsonl").read_bytes() == before
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    journal.write(note("c"))  # another record that was in flight
-    journal.close()
-    assert [record.id for record in read_lines(tmp_path / "records.jsonl", Note)] == ["a", "c"]
-
-
-def test_a_full_device_is_named_as_such() -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(OSError, match="No space left") as caught, Path("/dev/full").open("wb", buffering=0) as file:
-        file.write(b"x")
-    message = str(rundir.write_error(Path("out/records.jsonl"), caught.value))
-    assert message == (
-        "out/records.jsonl cannot be written: the disk is full; what is finished is kept: "
-        "free some space and run the same command again"
-    )
-
-
-def test_a_replaced_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    replace_file(path, "old")
-
-    def refuse(_: int) -> None:
-        assert path.read_text() == "old"
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space"):
-        replace_file(path, "new")
-    assert (path.read_text(), names(tmp_path)) == ("old", {"file"})
-    monkeypatch.undo()
-    replace_file(path, "new")
-    assert (path.read_text(), names(tmp_path)) == ("new", {"file"})
 
 
 def test_only_one_may_work_on_a_run(tmp_path: Path) -> None:
