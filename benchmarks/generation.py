@@ -3,8 +3,9 @@
 Three arms serve the same prompts on one engine that stays open:
 
 - stage: our chains, with as many in flight as the command takes, each stored as it ends;
-- bound: the requests of those chains handed to the bare engine all at once. It needs no reply before the next
-  request, which no real run can do, so it is an upper bound;
+- bound: the requests of those chains handed to the bare engine all at once, like kinds together so that an engine
+  that batches what came together finds prompts of like length. It needs no reply before the next request, which no
+  real run can do, so it is an upper bound for a good scheduler;
 - passes: the same requests with a barrier after each step: all drafts, then all critiques, then all revisions.
 
 A first run of the stage records the requests. Then every arm runs once unmeasured, so that caches are equally warm,
@@ -26,13 +27,13 @@ from typing import get_args
 from common import Report, Spread, machine, positive, public_info, publish, spread, versions
 
 from cai.config import EngineName, load_config
-from cai.critique import ChainItem, CritiqueReviseConfig, Reviser
-from cai.critique_run import STAGE, Inputs, load_inputs, read_inputs
+from cai.critique import CritiqueReviseConfig, Reviser
+from cai.critique_run import STAGE, Inputs, load_inputs, read_items
 from cai.engines import Engine, EngineInfo, open_engine
 from cai.errors import CaiError, RecordError
-from cai.records import Failure, Generation, Message, Record, RevisionChain, Sampling, Usage
+from cai.records import Failure, Generation, Message, Prompt, Record, RevisionChain, Sampling, Usage
 from cai.rundir import RunDir
-from cai.stage import run_stage
+from cai.stage import WorkItem, run_stage
 
 Request = tuple[tuple[Message, ...], Sampling]
 
@@ -183,7 +184,7 @@ class Comparison:
         reviser = Reviser(config, self._inputs.constitution, self._inputs.templates, self._meter, lambda _: None)
         self.failures = []
 
-        async def work(item: ChainItem) -> RevisionChain:
+        async def work(item: WorkItem[Prompt]) -> RevisionChain:
             self._meter.chain.set(item.id)
             return await reviser.chain(item)
 
@@ -200,7 +201,7 @@ class Comparison:
                 self.failures.append(failure)
 
             await run_stage(
-                (ChainItem(index, prompt) for index, prompt in enumerate(read_inputs(config))),
+                read_items(config),
                 work,
                 concurrency=self.concurrency,
                 on_result=lambda chain: run.append(chain, chain.usage),
@@ -208,7 +209,9 @@ class Comparison:
             )
 
     async def _bound(self) -> None:
-        await asyncio.gather(*(self._meter.replay(request) for chain in self._recorded for request in chain))
+        steps = zip_longest(*self._recorded)
+        requests = (request for step in steps for request in step if request is not None)
+        await asyncio.gather(*(self._meter.replay(request) for request in requests))
 
     async def _passes(self) -> None:
         for step in zip_longest(*self._recorded):
