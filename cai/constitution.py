@@ -2,9 +2,10 @@
 
 import functools
 import hashlib
+import heapq
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import yaml
@@ -122,21 +123,37 @@ class Constitution(ConstitutionFile):
         Raises:
             ConstitutionError: as `select`.
         """
+        return min(self._arrivals(part, seed_parts, tags))[2]
+
+    def sample(self, part: Part, number: int, *seed_parts: str | int, tags: Sequence[str] = ()) -> list[Principle]:
+        """Draw `number` principles without replacement, as `draw` draws one: the first to arrive, in that order.
+
+        Raises:
+            ConstitutionError: as `select`, or fewer than `number` serve `part`.
+        """
+        found = [principle for _, _, principle in heapq.nsmallest(number, self._arrivals(part, seed_parts, tags))]
+        if len(found) < number:
+            raise ConstitutionError(
+                f"{number} principles cannot be drawn for {part}: constitution `{self.name}` has {len(found)}"
+                + (f" with the tag {' or '.join(tags)}" if tags else "")
+            )
+        return found
+
+    def _arrivals(
+        self, part: Part, seed_parts: Sequence[str | int], tags: Sequence[str]
+    ) -> Iterator[tuple[float, bytes, Principle]]:
+        """When each principle arrives in the race of `draw`, with its id."""
         pool = self._pools.get((part, tuple(tags)))
         if pool is None:
             pool = [(p.weight, p.id.encode(), p) for p in self.select(part, tags)]
             self._pools[part, tuple(tags)] = pool
         race = hashlib.blake2b("\x1f".join(map(str, (part, *seed_parts, ""))).encode(), digest_size=8)
-        best: tuple[float, bytes] | None = None
         for weight, id_, principle in pool:
             lane = race.copy()
             lane.update(id_)
             # 52 bits and a half: exactly representable, and never 0 or 1
             u = ((int.from_bytes(lane.digest(), "big") >> 12) + 0.5) * 2.0**-52
-            arrival = (-math.log(u) / weight, id_)
-            if best is None or arrival < best:
-                best, winner = arrival, principle
-        return winner
+            yield -math.log(u) / weight, id_, principle
 
     def advice(self) -> list[Problem]:
         """What is allowed but probably not meant; `key` is a principle's id or a part."""
@@ -149,7 +166,7 @@ class Constitution(ConstitutionFile):
         found += [Problem("is switched off (weight 0) and serves no part", key=principle.id) for principle in off]
         seen: list[tuple[str, frozenset[str]]] = []
         for principle in self.principles:
-            texts = (principle.text, principle.critique, principle.revision, principle.comparison)
+            texts = (principle.text, principle.critique, principle.revision, principle.comparison, principle.question)
             words = frozenset(" ".join(text.lower() for text in texts if text).split())
             alike = (other for other, others in seen if len(words & others) > _TWINS * len(words | others))
             if twin := next(alike, None):

@@ -23,8 +23,9 @@ from cai.strict_yaml import nearest
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
-Part = Literal["critique", "comparison"]
-"""What a principle can be used for: a critique with its revision, or the comparison of two replies."""
+Part = Literal["critique", "comparison", "question"]
+"""What a principle can be used for: a critique with its revision, the comparison of two replies, or a question about
+one."""
 
 PRINCIPLE_VARIABLES = frozenset({"topic", "round", "rounds"})
 """Jinja variables that a principle's text may use: the prompt's topic, the round (from 1) and the number of rounds."""
@@ -127,7 +128,7 @@ class Principle(StrictModel):
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0
     """How often the principle is drawn, relative to the others. 0 switches it off."""
     text: PromptText | None = None
-    """The principle as a plain statement. It serves critique, revision and comparison."""
+    """The principle as a plain statement. It serves critique, revision, comparison and question."""
     critique: PromptText | None = None
     """Request to find a specific fault in the assistant's last reply."""
     revision: PromptText | None = None
@@ -136,6 +137,8 @@ class Principle(StrictModel):
     """Sentence that asks which of two replies to choose."""
     polarity: Literal["better", "worse"] = "better"
     """Which reply `comparison` asks for. `worse` (such as `choose the more harmful one`) inverts the label."""
+    question: PromptText | None = None
+    """Question about one reply, for judges that see replies one at a time. Yes means that the reply is at fault."""
 
     @model_validator(mode="before")
     @classmethod
@@ -150,15 +153,18 @@ class Principle(StrictModel):
             return True
         if part == "critique":
             return self.critique is not None and self.revision is not None
-        return self.comparison is not None
+        return (self.comparison if part == "comparison" else self.question) is not None
 
     def gaps(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what is missing before the principle can be used."""
         if self.text is None and (self.critique is None) != (self.revision is None):
             given, lacking = ("critique", "revision") if self.revision is None else ("revision", "critique")
             yield given, f"stands without `{lacking}`; add it, or a `text` from which the templates phrase it"
-        elif self.text is None and self.critique is None and self.comparison is None:
-            yield "id", f"`{self.id}` says nothing; add `text`, or `critique` and `revision`, or `comparison`"
+        elif all(text is None for text in (self.text, self.critique, self.comparison, self.question)):
+            yield (
+                "id",
+                f"`{self.id}` says nothing; add `text`, or `critique` and `revision`, `comparison` or `question`",
+            )
         if self.polarity == "worse" and self.comparison is None:
             yield "polarity", "is about a `comparison`, and there is none; add it or remove `polarity`"
 
@@ -201,7 +207,7 @@ class Example(StrictModel):
     def meaning(self) -> dict[str, Any]:
         """The content as JSON values, the same whichever way the conversation was written."""
         conversation = [message.model_dump() for message in self.conversation]
-        return {**self.model_dump(exclude={"prompt", "messages"}), "messages": conversation}
+        return {**self.model_dump(exclude={"prompt", "messages"}, exclude_none=True), "messages": conversation}
 
 
 class CritiqueRevisionExample(Example):
@@ -222,6 +228,8 @@ class ComparisonExample(Example):
     response_b: Text
     answer: Literal["A", "B"]
     """The reply that the principle's sentence asks for: the worse one where its polarity is `worse`."""
+    reasoning: Text | None = None
+    """What is to be said before the answer; examples without it are left out where the judge is to reason first."""
 
 
 class Examples(StrictModel):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 from rich.console import Console
@@ -19,11 +20,11 @@ from cai.constitution import (
 )
 from cai.constitution_import import import_constitution
 from cai.errors import ConfigError, ConstitutionError, Problem
-from cai.principles import ComparisonExample, CritiqueRevisionExample, Example, kebab
+from cai.principles import ComparisonExample, CritiqueRevisionExample, Example, Part, kebab
 from cai.visible import visible
 from cai.worddiff import word_diff
 
-_TEXTS = ("text", "critique", "revision", "comparison")
+_TEXTS = ("text", "critique", "revision", "comparison", "question")
 
 _NEW_FILE = """\
 # A constitution: the principles by which replies are criticised, revised and compared.
@@ -110,8 +111,7 @@ def lint(files: tuple[str, ...]) -> None:
             problems += error.problems
             continue
         counts = ", ".join(
-            f"{part} {sum(p.serves(part) and p.weight > 0 for p in found.principles)}"
-            for part in ("critique", "comparison")
+            f"{part} {sum(p.serves(part) and p.weight > 0 for p in found.principles)}" for part in get_args(Part)
         )
         examples = len(found.examples.critique_revision) + len(found.examples.comparison)
         click.echo(
@@ -144,7 +144,7 @@ def show(name: str, principle_id: str | None) -> None:
     table.add_column("serves", no_wrap=True)
     table.add_column("first words", no_wrap=True, overflow="ellipsis", ratio=1)
     for principle in found.principles:
-        parts = [part for part in ("critique", "comparison") if principle.serves(part)]
+        parts = [part for part in get_args(Part) if principle.serves(part)]
         table.add_row(
             principle.id,
             ", ".join(principle.tags),
