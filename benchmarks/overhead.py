@@ -28,8 +28,8 @@ from common import Report, machine, positive, publish, versions
 from rich.console import Console
 
 from cai.config import EngineConfig
-from cai.critique import ChainItem, CritiqueReviseConfig, Reviser
-from cai.critique_run import critique_revise, load_inputs, read_inputs
+from cai.critique import CritiqueReviseConfig, Reviser
+from cai.critique_run import critique_revise, load_inputs, read_items
 from cai.engines import Engine, open_engine
 from cai.engines.base import EngineInfo
 from cai.errors import CaiError
@@ -170,8 +170,8 @@ async def _recorded(config: CritiqueReviseConfig, engine: Engine) -> list[Reques
     inputs = load_inputs(config)
     recorder = _Recorder(engine)
     reviser = Reviser(config, inputs.constitution, inputs.templates, recorder, on_step=lambda _: None)
-    for index, prompt in enumerate(islice(read_inputs(config), 50)):
-        await reviser.chain(ChainItem(index, prompt))
+    for item in islice(read_items(config), 50):
+        await reviser.chain(item)
     return recorder.requests
 
 

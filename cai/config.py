@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,6 +74,32 @@ class EngineConfig(StrictModel):
             if holds_password(url):
                 raise ValueError("base_url holds a user name or password; put the key into the environment variable")
         return self
+
+
+class StageConfig(StrictModel):
+    """What the configurations of all generating stages have."""
+
+    limit: Positive | None = None
+    """Use only the first inputs. A later run in the same directory may raise it and goes on."""
+    seed: int = 0
+    """Fixes all draws of the run and, with engines that honour seeds, the replies."""
+    max_failure_share: Share = 0.1
+    """The command fails when a greater share of its inputs failed."""
+    engine: EngineConfig = EngineConfig()
+
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"limit", "max_failure_share"})
+    """Keys that may change when a run goes on: its results do not depend on them (files are compared by content)."""
+
+    @property
+    def free_keys(self) -> frozenset[str]:
+        """`FREE_KEYS`, and those of the engine, in dotted form."""
+        return self.FREE_KEYS | engine_free_keys("engine")
+
+
+def engine_free_keys(path: str) -> frozenset[str]:
+    """Dotted keys of the engine at `path` of a configuration that its replies do not depend on."""
+    names = ("concurrency", "batch_size", "device", "base_url", "api_key_env", "timeout", "max_retries")
+    return frozenset(f"{path}.{name}" for name in names)
 
 
 class SamplingConfig(StrictModel):

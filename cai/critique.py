@@ -5,23 +5,24 @@ finds nothing. As in the paper, each round draws its own principle and works on 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from cai.config import EngineConfig, Positive, SamplingConfig, Share, StrictModel
+from cai.config import Positive, SamplingConfig, Share, StageConfig
 from cai.constitution import Constitution
 from cai.engines.base import Engine
 from cai.errors import RecordError
 from cai.preamble import strip_preamble
 from cai.prompting import Templates, found_nothing
 from cai.records import Message, Prompt, RevisionChain, RevisionRound, Step, Usage, stable_seed
+from cai.stage import WorkItem
+from cai.visible import whole
 
 
-class CritiqueReviseConfig(StrictModel):
-    """Configuration of `cai critique-revise`."""
+class CritiqueReviseConfig(StageConfig):
+    """Configuration of `cai critique-revise`; its `limit` counts the prompts of `prompts`."""
 
     constitution: str = "hhh"
     """A constitution file, or the name of a shipped one."""
@@ -43,45 +44,18 @@ class CritiqueReviseConfig(StrictModel):
     """Draw only principles that have one of these tags."""
     few_shot: Annotated[int, Field(ge=0)] | None = None
     """Worked examples before each critique and revision. Default: all of the constitution; the paper has 5."""
-    limit: Positive | None = None
-    """Use only the first prompts of `prompts`. A later run in the same directory may raise it and goes on."""
-    seed: int = 0
-    """Fixes the principles drawn and, with engines that honour seeds, the replies."""
     templates: Path | None = None
     """Folder with templates of your own; those it lacks are the shipped ones."""
     test_share: Share = 0.05
     """Share of the prompts whose rows go to the test splits."""
-    max_failure_share: Share = 0.1
-    """The command fails when a greater share of the prompts failed."""
-    engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
 
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"limit", "max_failure_share", "constitution", "templates", "prompts", "helpful"}
-        | {f"engine.{name}" for name in ("concurrency", "batch_size", "device", "base_url", "api_key_env")}
-        | {f"engine.{name}" for name in ("timeout", "max_retries")}
-    )
-    """Keys that may change when a run goes on: its results do not depend on them (files are compared by content)."""
+    FREE_KEYS: ClassVar[frozenset[str]] = StageConfig.FREE_KEYS | {"constitution", "templates", "prompts", "helpful"}
 
     @property
     def calls_per_prompt(self) -> int:
         """Model calls for one red-team prompt."""
         return 1 + self.rounds * (2 if self.critique else 1)
-
-
-@dataclass(frozen=True)
-class ChainItem:
-    """One prompt of a run."""
-
-    index: int
-    prompt: Prompt
-    attempt: int = 0
-    """Number of tries that failed before; a new try draws new replies."""
-
-    @property
-    def id(self) -> str:
-        """The prompt's id."""
-        return self.prompt.id
 
 
 class Reviser:
@@ -103,13 +77,13 @@ class Reviser:
         self._on_step = on_step
         self._opening = templates.opening(constitution, config.few_shot, config.critique)
 
-    async def chain(self, item: ChainItem) -> RevisionChain:
+    async def chain(self, item: WorkItem[Prompt]) -> RevisionChain:
         """Make the chain of one prompt.
 
         Raises:
             RecordError: a step failed; `step` names it. `empty_reply` when the model said nothing.
         """
-        prompt = item.prompt
+        prompt = item.of
         opening = self._templates.draft(prompt, self._config.engine.system)
         draft = await self._step(item, "draft", opening, clean=False)
         rounds: list[RevisionRound] = []
@@ -132,8 +106,8 @@ class Reviser:
             seed=self._config.seed,
         )
 
-    async def _round(self, item: ChainItem, number: int, reply: Step) -> RevisionRound:
-        config, templates, prompt = self._config, self._templates, item.prompt
+    async def _round(self, item: WorkItem[Prompt], number: int, reply: Step) -> RevisionRound:
+        config, templates, prompt = self._config, self._templates, item.of
         drawn = self._constitution.draw("critique", config.seed, prompt.id, number, tags=config.tags)
         principle = templates.phrase(drawn, prompt.topic, number, config.rounds)
         conversation = (*prompt.messages, Message(role="assistant", content=reply.text))
@@ -150,7 +124,7 @@ class Reviser:
         revision = await self._step(item, f"revision {number}", (*asked, said, request))
         return RevisionRound(principle_id=drawn.id, critique=critique, revision=revision)
 
-    async def _step(self, item: ChainItem, name: str, messages: Sequence[Message], clean: bool = True) -> Step:
+    async def _step(self, item: WorkItem[Prompt], name: str, messages: Sequence[Message], clean: bool = True) -> Step:
         """One model call; `clean` takes the preamble off the reply."""
         tries = (item.attempt,) if item.attempt else ()
         seed = stable_seed(self._config.seed, item.id, name, *tries)
@@ -160,8 +134,8 @@ class Reviser:
             error.step = name
             raise
         self._on_step(generation.usage)
-        whole = generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        text, removed = strip_preamble(whole) if clean else (whole.strip(), "")
+        reply = whole(generation.text)
+        text, removed = strip_preamble(reply) if clean else (reply.strip(), "")
         if not text:
             raise RecordError("empty_reply", "the model's reply has no text", name)
         return Step(

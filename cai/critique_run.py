@@ -1,32 +1,28 @@
 """The stage `critique-revise`: prompts in, a run directory with chains and data sets out. Resumable at any byte."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from cai import __version__
-from cai.constitution import Constitution, frozen_yaml, load_constitution
-from cai.critique import ChainItem, CritiqueReviseConfig, Reviser
+from cai.constitution import Constitution, load_constitution
+from cai.critique import CritiqueReviseConfig, Reviser
 from cai.data.card import CardFacts, ExportCounts
 from cai.data.chains import read_chains
 from cai.data.export import export_chains
 from cai.data.prompts import PromptSource, Reject, RowNote, SeenIds, read_prompts, scan_prompts
-from cai.engines import open_engine
-from cai.errors import RunDirError, StageError
-from cai.progress import StageProgress
+from cai.engines import Engine
 from cai.prompting import Templates
-from cai.records import Failure, Prompt, RevisionChain
-from cai.rundir import Manifest, RunDir, shared_keys_digest
-from cai.stage import run_interruptible, run_stage, sigterm_interrupts
+from cai.records import Prompt, RevisionChain
+from cai.rundir import RunDir
+from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
+from cai.stage import WorkItem
 
 STAGE = "critique-revise"
-REJECTS = "rejects.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,8 @@ class Inputs:
 
     @property
     def default_out(self) -> Path:
-        """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
-        config = self.config.model_dump(mode="json")
-        digest = shared_keys_digest(config, self.hashes, CritiqueReviseConfig.FREE_KEYS)
-        return Path("runs") / f"{self.constitution.name}-{digest[:8]}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind."""
-
-    path: Path
-    manifest: Manifest
-    counts: ExportCounts
-    progress: StageProgress
-    """Of this session."""
+        """Where the run goes that names no directory."""
+        return default_out(self.constitution.name, self.config, self.hashes)
 
 
 def load_inputs(config: CritiqueReviseConfig) -> Inputs:
@@ -144,6 +127,11 @@ def _due(config: CritiqueReviseConfig, prompts: int) -> int:
     return int(prompts * config.helpful_ratio + 1e-9)
 
 
+def read_items(config: CritiqueReviseConfig) -> Iterator[WorkItem[Prompt]]:
+    """The prompts of `read_inputs` as items of work."""
+    return (WorkItem(index, prompt.id, prompt) for index, prompt in enumerate(read_inputs(config)))
+
+
 def critique_revise(
     inputs: Inputs,
     out: Path,
@@ -152,117 +140,27 @@ def critique_revise(
     command: Sequence[str] = (),
     overwrite: bool = False,
     retry_failed: bool = False,
-) -> Outcome:
-    """Make, or go on with, the run in `out`.
-
-    Raises:
-        KeyboardInterrupt: interrupted by a signal; what is finished is kept.
-        StageError: more than `max_failure_share` of the prompts failed; everything is written all the same.
-        CaiError: the run cannot go on; what is finished is kept.
-    """
+) -> Outcome[ExportCounts]:
+    """Make, or go on with, the run in `out`; see `run_job` for what is raised."""
     config = inputs.config
-    with (
-        sigterm_interrupts(),
-        RunDir.open(
-            out,
-            stage=STAGE,
-            config=config.model_dump(mode="json"),
-            inputs=inputs.hashes,
-            seed=config.seed,
-            command=command,
-            free_keys=CritiqueReviseConfig.FREE_KEYS,
-            overwrite=overwrite,
-        ) as run,
-    ):
-        run.write_text("constitution.yaml", frozen_yaml(inputs.constitution))
-        run.manifest.counts = {
-            "prompts": inputs.total,
-            "red_team": inputs.red_team,
-            "helpful": inputs.helpful,
-            "rejected_rows": len(inputs.rejects),
-        }
-        if inputs.rejects:
-            run.write_text(REJECTS, "".join(f"{reject.model_dump_json()}\n" for reject in inputs.rejects))
-        progress = StageProgress(console, inputs.total, run.finished + (0 if retry_failed else run.failed))
-        try:
-            if _some_wait(inputs, run, retry_failed):
-                run_interruptible(_generate(inputs, run, progress, retry_failed))
-            counts = _last_export(run)
-            if counts is None:
-                counts = _export(inputs, run)
-                run.manifest.export = {**_exportable(run), "counts": counts.model_dump(mode="json")}
-        except BaseException:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            raise
-        allowed = config.max_failure_share * inputs.total
-        run.save("failed" if run.failed > allowed else "finished")
-        if run.failed > allowed:
-            reasons = ", ".join(f"{number} {reason}" for reason, number in run.manifest.failures.items())
-            raise StageError(
-                f"{run.failed} of {inputs.total} prompts failed ({reasons}), more than the share of "
-                f"{config.max_failure_share:g} that is allowed; {out}/failures.jsonl has each. "
-                "--retry-failed tries them again, --max-failure-share allows more"
-            )
-        return Outcome(out, run.manifest, counts, progress)
 
+    def worker(engine: Engine, on_step: OnStep) -> Callable[[WorkItem[Prompt]], Awaitable[RevisionChain]]:
+        return Reviser(config, inputs.constitution, inputs.templates, engine, on_step).chain
 
-async def _generate(inputs: Inputs, run: RunDir, progress: StageProgress, retry_failed: bool) -> None:
-    """Make the chains that are not there yet."""
-    config = inputs.config
-    progress.note(f"opening the engine {config.engine.engine} …")
-    async with open_engine(config.engine) as engine:
-        progress.note(f"model: {engine.info.model}")
-        run.manifest.engine = engine.info.model_dump(mode="json")
-        run.save("running")
-        reviser = Reviser(config, inputs.constitution, inputs.templates, engine, progress.step)
-
-        def keep(chain: RevisionChain) -> None:
-            run.append(chain, chain.usage)
-            progress.finished()
-
-        def fail(failure: Failure) -> None:
-            run.append_failure(failure)
-            progress.failure()
-
-        with progress:
-            await run_stage(
-                _items(config, run, retry_failed),
-                reviser.chain,
-                concurrency=config.engine.concurrency or engine.info.concurrency,
-                on_result=keep,
-                on_failure=fail,
-            )
-
-
-def _some_wait(inputs: Inputs, run: RunDir, retry_failed: bool) -> bool:
-    """Whether any prompt waits for its chain."""
-    if inputs.config.limit is None:  # all that was tried is among the inputs, so counting is enough, and quick
-        return inputs.total > run.finished + (0 if retry_failed else run.failed)
-    return any(True for _ in _items(inputs.config, run, retry_failed))
-
-
-def _items(config: CritiqueReviseConfig, run: RunDir, retry_failed: bool) -> Iterator[ChainItem]:
-    """The prompts that wait for their chain."""
-    for index, prompt in enumerate(read_inputs(config)):
-        tries = run.failed_tries(prompt.id)
-        if not run.is_finished(prompt.id) and (retry_failed or not tries):
-            yield ChainItem(index, prompt, tries)
-
-
-def _exportable(run: RunDir) -> dict[str, Any]:
-    """What an export is made from; where it is the same, so is the export."""
-    return {"cai": __version__, "records": run.finished, "failures": run.failures}
-
-
-def _last_export(run: RunDir) -> ExportCounts | None:
-    """Counts of the last export, where it is still there and nothing came since."""
-    export = run.manifest.export
-    if not _exportable(run).items() <= export.items():
-        return None
-    counts = ExportCounts.model_validate(export["counts"])
-    files = ("README.md", *(file.path for file in counts.files))
-    return counts if all((run.path / name).is_file() for name in files) else None
+    job = Job(
+        stage=STAGE,
+        noun="chains",
+        config=config,
+        hashes=inputs.hashes,
+        constitution=inputs.constitution,
+        counts={"prompts": inputs.total, "red_team": inputs.red_team, "helpful": inputs.helpful},
+        total=inputs.total,
+        rejects=inputs.rejects,
+        phases=[Phase(config.engine, lambda: read_items(config), worker)],
+        counts_model=ExportCounts,
+        export=lambda run: _export(inputs, run),
+    )
+    return run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)
 
 
 def _export(inputs: Inputs, run: RunDir) -> ExportCounts:

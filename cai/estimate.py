@@ -1,19 +1,20 @@
 """What a run would take: calls exactly, tokens and time by a probe of a few real chains. Nothing is written."""
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from cai.critique import ChainItem, Reviser
+from cai.critique import Reviser
 from cai.critique_run import Inputs, read_inputs
 from cai.engines import open_engine
 from cai.errors import StageError
-from cai.records import Failure, RevisionChain, Usage
-from cai.stage import run_interruptible, run_stage
+from cai.records import Failure, Prompt, RevisionChain, Usage
+from cai.stage import WorkItem, run_interruptible, run_stage
 
 PROBE = 8
-"""Red-team prompts in the probe, each with one round."""
+"""Chains in the probe, where there are so many: of red-team prompts, each with one round, if there are any."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,15 @@ class Estimate:
     """Generation alone; loading the model comes on top."""
     concurrency: int
     probe_calls: int
+    probe_failures: Mapping[str, int]
+    """Number of the probe's chains that failed, by reason; the figures are those of the others."""
     probe_usage: Usage
     probe_seconds: float
+
+
+def probe_size(inputs: Inputs) -> int:
+    """Number of chains in the probe."""
+    return min(PROBE, inputs.red_team or inputs.helpful)
 
 
 def estimate_run(inputs: Inputs) -> Estimate:
@@ -40,7 +48,7 @@ def estimate_run(inputs: Inputs) -> Estimate:
         StageError: every chain of the probe failed.
         EngineError: the engine cannot be used.
     """
-    chains, seconds, concurrency = run_interruptible(_probe(inputs))
+    chains, failures, seconds, concurrency = run_interruptible(_probe(inputs))
     spent = sum((chain.usage for chain in chains), Usage())
     drafts = sum((chain.draft.usage for chain in chains), Usage())
     drafted, revised = inputs.total / len(chains), inputs.red_team * inputs.config.rounds / len(chains)
@@ -55,6 +63,7 @@ def estimate_run(inputs: Inputs) -> Estimate:
         seconds=seconds * usage.completion_tokens / max(1, spent.completion_tokens),
         concurrency=concurrency,
         probe_calls=sum(len(chain.steps) for chain in chains),
+        probe_failures=dict(Counter(failure.reason for failure in failures).most_common()),
         probe_usage=spent,
         probe_seconds=seconds,
     )
@@ -65,7 +74,7 @@ def _scaled(drafts: int, drafted: float, all_steps: int, revised: float) -> int:
     return round(drafts * drafted + (all_steps - drafts) * revised)
 
 
-async def _probe(inputs: Inputs) -> tuple[list[RevisionChain], float, int]:
+async def _probe(inputs: Inputs) -> tuple[list[RevisionChain], list[Failure], float, int]:
     config = inputs.config.model_copy(update={"rounds": 1})
     chains: list[RevisionChain] = []
     failures: list[Failure] = []
@@ -83,10 +92,10 @@ async def _probe(inputs: Inputs) -> tuple[list[RevisionChain], float, int]:
         seconds = time.monotonic() - began
     if not chains:
         raise StageError(f"no chain of the probe succeeded; the last failure: {failures[-1].message}")
-    return chains, seconds, concurrency
+    return chains, failures, seconds, concurrency
 
 
-def _items(inputs: Inputs) -> Iterator[ChainItem]:
+def _items(inputs: Inputs) -> Iterator[WorkItem[Prompt]]:
     kind = "red_team" if inputs.red_team else "helpful"
     prompts = (prompt for prompt in read_inputs(inputs.config) if prompt.kind == kind)
-    return (ChainItem(index, prompt) for index, prompt in enumerate(islice(prompts, PROBE)))
+    return (WorkItem(index, prompt.id, prompt) for index, prompt in enumerate(islice(prompts, PROBE)))

@@ -156,16 +156,16 @@ def count_usage(path: Path) -> Usage:
     return Usage(prompt_tokens=totals[0], cached_tokens=totals[1], completion_tokens=totals[2])
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that readers see the old or the new text, never half.
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that readers see the old or the new content, never half.
 
     Raises:
         OSError: it cannot be written; the file is as before.
     """
     partial = partial_path(path)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -191,6 +191,12 @@ def write_error(path: Path, error: OSError) -> RunDirError:
     )
 
 
+def first_problem(error: ValidationError) -> str:
+    """Word the first of pydantic's findings about a file of ours, with its key."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+
+
 def _cut_torn_line(path: Path) -> None:
     """Cut what stands after the last line break."""
     if not path.exists():
@@ -214,8 +220,4 @@ def _parse(line: bytes, model: type[RecordT], place: str) -> RecordT:
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise RunDirError(
-            f"{place} is not a valid {model.__name__}: {key + ': ' if key else ''}{first['msg']}"
-        ) from None
+        raise RunDirError(f"{place} is not a valid {model.__name__}: {first_problem(error)}") from None

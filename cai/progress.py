@@ -21,9 +21,9 @@ class StageProgress:
     """Counts what a stage does and shows it. Use as a context manager."""
 
     def __init__(
-        self, console: Console, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic
+        self, console: Console, noun: str, total: int, done: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Show on `console`; `done` of `total` items were finished earlier."""
+        """Show on `console`; `noun` says what is counted; `done` of `total` items were finished earlier."""
         self.total = total
         self.done = done
         self.failed = 0
@@ -34,9 +34,10 @@ class StageProgress:
         self._began = clock()
         self._shown = self._began
         self._console = console
+        self._noun = noun
         self._live: Live | None = None
         self._bar = Progress(
-            TextColumn("chains"),
+            TextColumn(noun),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
@@ -102,7 +103,8 @@ class StageProgress:
         if self._live is not None:
             self._bar.update(self._task, completed=self.done + self.failed, description=self.status())
         else:
-            self._console.print(f"{self.done + self.failed}/{self.total} chains · {self.status()}", highlight=False)
+            line = f"{self.done + self.failed}/{self.total} {self._noun} · {self.status()}"
+            self._console.print(line, highlight=False)
 
 
 def duration(seconds: float) -> str:

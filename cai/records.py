@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 PromptKind = Literal["red_team", "helpful"]
+Side = Literal["a", "b"]
+"""One of the two responses of a comparison."""
+ComparisonSource = Literal["sampled", "revision", "contrast", "file"]
+JudgeProtocol = Literal["pairwise", "pointwise", "score", "likelihood"]
+"""How a judge is asked; see `cai.feedback.judge`."""
 
 
 class Record(BaseModel):
@@ -22,6 +27,15 @@ class StageRecord(Record):
     id: str
     index: int
     """Position of the item in the run's input."""
+
+
+class StageResult(StageRecord):
+    """A finished item, and what it took."""
+
+    @property
+    def usage(self) -> "Usage":
+        """Tokens of all its model calls."""
+        raise NotImplementedError
 
 
 class Message(Record):
@@ -73,6 +87,12 @@ class Sampling(Record):
     seed: int | None = None
     """Engines that can honour a seed for each request do; see `EngineInfo.seeded`."""
 
+    @property
+    def in_words(self) -> str:
+        """All but the seed, for people."""
+        stop = "".join(f", stop at {text!r}" for text in self.stop)
+        return f"temperature {self.temperature:g}, top-p {self.top_p:g}, at most {self.max_tokens} tokens{stop}"
+
 
 class Generation(Record):
     """One reply of a model."""
@@ -104,7 +124,7 @@ class RevisionRound(Record):
     """None when the critique found nothing and the run stops there (`--stop-when-clean`)."""
 
 
-class RevisionChain(StageRecord):
+class RevisionChain(StageResult):
     """draft → (critique → revision) × n for one prompt (Bai et al. 2022, section 3.1).
 
     A helpful prompt has a draft and no rounds.
@@ -141,6 +161,131 @@ class RevisionChain(StageRecord):
     def usage(self) -> Usage:
         """Tokens of all steps."""
         return sum((step.usage for step in self.steps), Usage())
+
+
+class ResponseSample(StageResult):
+    """Replies of one policy to one prompt."""
+
+    prompt: Prompt
+    policy: str
+    """Name of the policy."""
+    replies: tuple[Step, ...]
+    """At least one of them has text."""
+    ratings: tuple[float, ...] = ()
+    """What the policy's model makes of each reply, in [-1, 1]; empty where replies are not rated."""
+    model: str
+    seed: int
+    """Seed of the run; each reply's own seed is derived from it."""
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all replies, without those of their ratings."""
+        return sum((reply.usage for reply in self.replies), Usage())
+
+
+class Response(Record):
+    """One reply to a prompt, and where it came from."""
+
+    text: str
+    origin: str = ""
+    """Name of the policy that wrote it, `draft`, `revision 2`, `follow`; empty where it is not known."""
+
+
+class Comparison(Record):
+    """Two responses to one prompt, of which one may be better."""
+
+    id: str
+    """Stable and unique within a data set."""
+    prompt: Prompt
+    a: Response
+    b: Response
+    source: ComparisonSource
+    """`sampled` from policies, `revision` (draft and last revision of a chain), `contrast` (made by prompts that ask
+    for opposites), or read from a `file`."""
+    gold: Side | None = None
+    """The better response by a label that came with the data."""
+
+    def swap(self) -> "Comparison":
+        """The same comparison with its responses in the other order."""
+        gold: Side | None = None if self.gold is None else "b" if self.gold == "a" else "a"
+        return self.model_copy(update={"a": self.b, "b": self.a, "gold": gold})
+
+
+class Judgement(Record):
+    """One principle's answer of a judge, in one order of the responses or about each of them alone."""
+
+    protocol: JudgeProtocol
+    principle_id: str
+    order: Literal["ab", "ba"] | None
+    """The order in which the responses were shown; None where the judge saw one at a time."""
+    p_a: float
+    """Probability that response a is the better one, with order and polarity undone, before any clamp."""
+    value_a: float | None = None
+    """Where the judge saw one response at a time, what it made of a: log-odds, log-likelihood ratio or score."""
+    value_b: float | None = None
+    off_mass: float
+    """Probability that the judge gave to anything but the options, in [0, 1]; the greatest of its answers."""
+    rationales: tuple[Step, ...] = ()
+    """What the judge wrote before its answer (chain of thought); about a, then about b where it saw one at a time."""
+    usage: Usage
+
+
+class Verdict(Record):
+    """What a judge says of a comparison."""
+
+    p_a: float
+    """Probability that response a is the better one: the judgements averaged over orders and principles."""
+    judgements: tuple[Judgement, ...]
+
+    @property
+    def p_ab(self) -> float | None:
+        """Mean p_a of the judgements that saw a first; None where responses were judged one at a time."""
+        return self._mean("ab")
+
+    @property
+    def p_ba(self) -> float | None:
+        """Mean p_a of the judgements that saw b first; None where responses were judged one at a time."""
+        return self._mean("ba")
+
+    @property
+    def position_flip(self) -> float | None:
+        """Share of principles by which the same position, and so another response, wins in the other order.
+
+        Lee et al. 2023, section 2.1; one principle gives 0 or 1. None where responses were judged one at a time.
+        """
+        first = {one.principle_id: one.p_a for one in self.judgements if one.order == "ab"}
+        second = {one.principle_id: one.p_a for one in self.judgements if one.order == "ba"}
+        both = first.keys() & second.keys()
+        if not both:
+            return None
+        return sum((first[id] - 0.5) * (second[id] - 0.5) < 0 for id in both) / len(both)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all judgements."""
+        return sum((judgement.usage for judgement in self.judgements), Usage())
+
+    def _mean(self, order: str) -> float | None:
+        found = [judgement.p_a for judgement in self.judgements if judgement.order == order]
+        return sum(found) / len(found) if found else None
+
+
+class Label(StageResult):
+    """A comparison with the verdict of a judge."""
+
+    comparison: Comparison
+    verdict: Verdict
+    constitution_sha256: str
+    templates_sha256: str
+    model: str
+    """The judge's model."""
+    seed: int
+    """Seed of the run."""
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all judgements."""
+        return self.verdict.usage
 
 
 class Failure(StageRecord):

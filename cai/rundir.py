@@ -6,6 +6,7 @@
     failures.jsonl     one failed try a line: id, step, reason (append-only)
     rejects.jsonl      input rows that could not be used, with the reason
     data/, README.md   the exported data set and its card
+    other files        that a stage exports: its manifest names them
 
 The manifest is the first file of a run, so a directory that holds anything else without it is somebody else's. A
 killed process loses nothing that was finished (see `cai.journal`); after a power cut, what was finished since the
@@ -21,7 +22,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +37,7 @@ from cai.journal import (
     Journal,
     RecordT,
     count_usage,
+    first_problem,
     id_key,
     partial_path,
     read_at,
@@ -53,6 +55,7 @@ State = Literal["running", "stopped", "failed", "finished"]
 
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_WRITTEN = ("records.jsonl", "failures.jsonl", "rejects.jsonl", "constitution.yaml", "README.md")
 _EXPORTED = re.compile(r"\w+-\w+-[0-9a-f]{12}\.parquet")
 
 
@@ -80,6 +83,8 @@ class Manifest(BaseModel):
     usage: Usage = Usage()
     seconds: float = 0.0
     """Wall-clock time of all sessions."""
+    work_seconds: float = 0.0
+    """Those of them in which items were worked on, without the loading of models and the export."""
     sessions: int = 0
     export: dict[str, Any] = {}
     """Counts of the last export, and what it was made from."""
@@ -204,6 +209,15 @@ class RunDir:
         self._failures.write(failure)
         self._failed[id_key(failure.id)] = failure.reason
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Count the time within towards `work_seconds`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.manifest.work_seconds = round(self.manifest.work_seconds + time.monotonic() - began, 3)
+
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run directory, whole or not at all."""
         try:
@@ -239,10 +253,8 @@ def read_manifest(run: Path) -> Manifest:
     except OSError as error:
         raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
         raise RunDirError(
-            f"{path} is not the manifest of a run ({key + ': ' if key else ''}{first['msg']}); choose another directory"
+            f"{path} is not the manifest of a run ({first_problem(error)}); choose another directory"
         ) from None
 
 
@@ -323,19 +335,20 @@ def _prepared(path: Path, asked: Manifest, free_keys: frozenset[str], overwrite:
                     "Give another --out, or --overwrite to start it anew"
                 )
             return old.model_copy(update={"config": asked.config, "command": asked.command})
-        _clear(path)
+        _clear(path, old)
     replace_file(path / _MANIFEST, _text(asked))
     return asked
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path, old: Manifest) -> None:
     """Remove what a run wrote, and nothing else. The manifest stays: whatever is left belongs to a run."""
     shutil.rmtree(path / ".export", ignore_errors=True)
     data = path / "data"
     for exported in data.iterdir() if data.is_dir() else ():
         if _EXPORTED.fullmatch(exported.name):
             exported.unlink()
-    for name in ("records.jsonl", "failures.jsonl", "rejects.jsonl", "constitution.yaml", "README.md"):
+    others = old.export.get("counts", {}).get("other_files", ())
+    for name in (*_WRITTEN, *(Path(other).name for other in others)):
         (path / name).unlink(missing_ok=True)
 
 

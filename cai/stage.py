@@ -7,17 +7,30 @@ iterator only when a place is free, so memory does not grow with their number.
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from cai.errors import RecordError, StageError
 from cai.records import Failure
 
 T = TypeVar("T")
+InputT = TypeVar("InputT")
 
 GIVE_UP_AFTER = 50
 """Failures in a row, with no success between them, after which the stage stops: something is wrong for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem(Generic[InputT]):
+    """One input of a run, and what its record will be known by."""
+
+    index: int
+    id: str
+    of: InputT
+    attempt: int = 0
+    """Number of tries that failed before; a new try draws new replies."""
 
 
 class Item(Protocol):
@@ -78,6 +91,18 @@ async def run_stage(
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Await everything together; what failed is raised only when all has ended, graver errors first.
+
+    So no call for an item that failed is still on its way when the next item begins.
+    """
+    found = await asyncio.gather(*work, return_exceptions=True)
+    errors = [one for one in found if isinstance(one, BaseException)]
+    for error in sorted(errors, key=lambda error: isinstance(error, RecordError)):
+        raise error
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
 def run_interruptible(main: Coroutine[Any, Any, T]) -> T:

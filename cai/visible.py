@@ -26,3 +26,8 @@ def visible(text: str) -> str:
 def _symbol(found: re.Match[str]) -> str:
     code = ord(found[0])
     return _PICTURES.get(code, f"⟨U+{code:04X}⟩")
+
+
+def whole(text: str) -> str:
+    """The text with each half of a surrogate pair, which no file could take, replaced; servers send such halves."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

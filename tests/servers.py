@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import socket
 import threading
 import time
@@ -47,6 +48,26 @@ def reply(text: str | None = "Fine.", finish: str | None = "stop", **more: Any) 
     usage = {"prompt_tokens": 20, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 16}}
     choice = {"index": 0, "message": message, "text": text, "finish_reason": finish}
     return Answer(body=json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}))
+
+
+def listed(*positions: Mapping[str, float], plain: bool = False) -> Answer:
+    """A completion whose tokens are the first of each position, and the probabilities listed there.
+
+    `plain` gives the form of plain completions.
+    """
+    tops = [{token: math.log(p) for token, p in position.items()} for position in positions]
+    tokens = [next(iter(top)) for top in tops]
+    logprobs: Any
+    if plain:
+        logprobs = {"tokens": tokens, "token_logprobs": [top[t] for t, top in zip(tokens, tops, strict=True)]}
+        logprobs["top_logprobs"] = tops
+    else:
+        lists = [[{"token": token, "logprob": logprob} for token, logprob in top.items()] for top in tops]
+        logprobs = {"content": [{**top[0], "top_logprobs": top} for top in lists]}
+    text = "".join(tokens)
+    usage = {"prompt_tokens": 20, "completion_tokens": len(tokens)}
+    choice = {"message": {"content": text}, "text": text, "logprobs": logprobs, "finish_reason": "length"}
+    return Answer(body=json.dumps({"choices": [choice], "usage": usage}))
 
 
 def fault(status: int, message: str = "it went wrong", retry_after: str | None = None, **more: Any) -> Answer:

@@ -7,7 +7,8 @@ import yaml
 from chain_samples import facts
 from markdown_it import MarkdownIt
 
-from cai.data.card import ExportCounts, SplitFile, render_card
+from cai.data.card import ExportCounts, render_card
+from cai.data.dataset import SplitFile
 from cai.data.tables import TABLES
 from cai.records import Sampling
 

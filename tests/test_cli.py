@@ -41,7 +41,14 @@ def script(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["critique-revise", "--help"], ["show", "--help"], ["constitution", "lint", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["critique-revise", "--help"],
+        ["sample", "--help"],
+        ["show", "--help"],
+        ["constitution", "lint", "--help"],
+    ],
 )
 def test_help_loads_no_heavy_module(words: list[str], tmp_path: Path) -> None:
     code = (

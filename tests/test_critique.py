@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from cai.constitution import load_constitution
-from cai.critique import ChainItem, CritiqueReviseConfig, Reviser
+from cai.critique import CritiqueReviseConfig, Reviser
 from cai.engines.base import EngineInfo
 from cai.errors import RecordError
 from cai.prompting import Templates
 from cai.records import Generation, Message, Prompt, RevisionChain, Sampling, Usage
+from cai.stage import WorkItem
 
 CALL = Usage(prompt_tokens=7, cached_tokens=2, completion_tokens=3)
 
@@ -38,7 +39,7 @@ class Spy:
 def make(spy: Spy, prompt: Prompt, attempt: int = 0, **options: Any) -> RevisionChain:
     config = CritiqueReviseConfig.model_validate({"few_shot": 0, "rounds": 2, **options})
     reviser = Reviser(config, load_constitution("hhh"), Templates(), spy, on_step=lambda _: None)
-    return asyncio.run(reviser.chain(ChainItem(5, prompt, attempt)))
+    return asyncio.run(reviser.chain(WorkItem(5, prompt.id, prompt, attempt)))
 
 
 def red_team(*turns: str, id: str = "p1") -> Prompt:

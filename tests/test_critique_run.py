@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from cai.critique import CritiqueReviseConfig
-from cai.critique_run import Outcome, critique_revise, load_inputs, read_inputs
+from cai.critique_run import critique_revise, load_inputs, read_inputs
+from cai.data.card import ExportCounts
 from cai.data.chains import read_chains
 from cai.errors import StageError
-from cai.estimate import estimate_run
+from cai.estimate import estimate_run, probe_size
+from cai.running import Outcome
 
 SCRIPT = """
 answers:
@@ -46,7 +48,7 @@ def config(script: Path, **options: Any) -> CritiqueReviseConfig:
     return CritiqueReviseConfig.model_validate({"engine": engine, "few_shot": 0, "rounds": 1, **options})
 
 
-def run(config: CritiqueReviseConfig, out: Path, **options: Any) -> Outcome:
+def run(config: CritiqueReviseConfig, out: Path, **options: Any) -> Outcome[ExportCounts]:
     with Path("/dev/null").open("w") as nowhere:
         return critique_revise(load_inputs(config), out, Console(file=nowhere), **options)
 
@@ -128,7 +130,7 @@ def test_the_manifest_tells_what_was_done(tmp_path: Path, script: Path) -> None:
 def test_failed_prompts_are_counted_exported_around_and_can_be_retried(tmp_path: Path, script: Path) -> None:
     red = str(prompts(tmp_path / "r.jsonl", 10, fails=(3, 4)))
     found = config(script, prompts=red, helpful_ratio=0)
-    with pytest.raises(StageError, match=r"2 of 10 prompts failed \(2 context_overflow\)"):
+    with pytest.raises(StageError, match=r"2 of 10 chains failed \(2 context_overflow\)"):
         run(found, tmp_path / "run")
     assert json.loads((tmp_path / "run/manifest.json").read_text())["state"] == "failed"
     assert len(list(read_chains(tmp_path / "run"))) == 8
@@ -180,3 +182,23 @@ def test_an_estimate_equals_the_run_where_every_reply_has_the_same_length(tmp_pa
     assert estimate.usage.completion_tokens == outcome.manifest.usage.completion_tokens
     assert estimate.probe_calls == 8 * 3
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_estimate_tells_which_chains_of_the_probe_failed(tmp_path: Path, script: Path) -> None:
+    red = str(prompts(tmp_path / "r.jsonl", 20, fails=(0, 5, 9)))
+    inputs = load_inputs(config(script, prompts=red, helpful_ratio=0))
+    estimate = estimate_run(inputs)
+    assert estimate.probe_failures == {"context_overflow": 2}
+    assert estimate.probe_calls == 6 * 3
+    assert estimate.calls == 20 * 3
+
+
+@pytest.mark.parametrize(("red_team", "helpful", "size"), [(3, 9, 3), (20, 9, 8), (0, 5, 5), (0, 30, 8)])
+def test_the_probe_takes_red_team_prompts_where_there_are_any(
+    tmp_path: Path, script: Path, red_team: int, helpful: int, size: int
+) -> None:
+    path = prompts(tmp_path / "r.jsonl", red_team)
+    path.write_text(path.read_text() + prompts(tmp_path / "h.jsonl", helpful, "helpful").read_text())
+    inputs = load_inputs(config(script, prompts=str(path), helpful_ratio=0))
+    assert probe_size(inputs) == size
+    assert estimate_run(inputs).probe_calls == size * (3 if red_team else 1)

@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_export_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunDirError, match=r"the disk is full, .* free some space"):
+    with pytest.raises(RunDirError, match=r"the disk is full; what is finished is kept: free some space"):
         export(tmp_path, many(5))
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -101,7 +101,7 @@ def test_a_write_that_fails_half_way_is_one_clear_error_and_the_old_export_stays
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # the kernel refuses to write further
     try:
-        with pytest.raises(RunDirError, match="cannot be exported: File too large"):
+        with pytest.raises(RunDirError, match="cannot be written: File too large"):
             export(tmp_path, many(4000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -111,7 +111,7 @@ def test_a_write_that_fails_half_way_is_one_clear_error_and_the_old_export_stays
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file, not a folder", encoding="utf-8")
-    with pytest.raises(RunDirError, match="cannot be exported: File exists"):
+    with pytest.raises(RunDirError, match="cannot be written: File exists"):
         export(tmp_path, many(1))
 
 

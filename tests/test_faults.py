@@ -90,7 +90,7 @@ def test_too_many_failures_fail_the_command_after_the_export_and_can_be_retried(
     failed = run(job_words, tmp_path)
     assert failed.code == 1
     assert failed.err == (
-        "error: 5 of 11 prompts failed (5 context_overflow), more than the share of 0.1 that is allowed; "
+        "error: 5 of 11 chains failed (5 context_overflow), more than the share of 0.1 that is allowed; "
         "run/failures.jsonl has each. --retry-failed tries them again, --max-failure-share allows more\n"
     )
     assert manifest(out)["state"] == "failed"

@@ -23,7 +23,7 @@ class Clock:
 def made(total: int, done: int = 0, *, terminal: bool = False) -> tuple[StageProgress, Clock, Callable[[], str]]:
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, width=120, force_terminal=terminal, color_system=None)
-    return StageProgress(console, total, done, clock), clock, out.getvalue
+    return StageProgress(console, "chains", total, done, clock), clock, out.getvalue
 
 
 def test_rate_and_time_left_are_those_of_this_session() -> None:

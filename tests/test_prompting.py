@@ -11,7 +11,8 @@ from cai import errors
 from cai.assets import asset_dir
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.data.formats import parse_transcript
-from cai.prompting import Templates, fenced, found_nothing, transcript
+from cai.prompting import Templates, found_nothing, transcript
+from cai.templating import fenced
 from cai.records import Message, Prompt
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -261,8 +261,10 @@ def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> 
     with opened(tmp_path) as run:
         run.append(note("a"), SPENT)
         run.append_failure(failure("b"))
-        for name in ("constitution.yaml", "rejects.jsonl", "README.md"):
+        for name in ("constitution.yaml", "rejects.jsonl", "README.md", "pairs.jsonl"):
             run.write_text(name, "of the run")
+        run.manifest.export = {"counts": {"other_files": ["pairs.jsonl"]}}
+        run.save("finished")
     for folder, name in (("data", "sft-train-0123456789ab.parquet"), (".export", "sft-test.parquet")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()

@@ -12,6 +12,9 @@ from cai.errors import CaiError
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "critique-revise": ("cai.cli.critique_revise", "Draft, criticise and revise replies by a constitution."),
+    "sample": ("cai.cli.sample", "Sample responses and put them into pairs for a judge."),
+    "label": ("cai.cli.judging", "Have a judge label pairs of responses; write preference data."),
+    "judge-check": ("cai.cli.judging", "Certify a judge on comparisons with known answers."),
     "show": ("cai.cli.show", "Show the transcripts of a run side by side."),
     "constitution": ("cai.cli.constitution", "Write, check, compare and import constitutions."),
 }

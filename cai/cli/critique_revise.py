@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,18 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from cai.cli.options import console, engine_options, overrides
+from cai.cli.options import console, overrides, writing_options
+from cai.cli.runs import cost_rows, counted, figures, odd_rows, print_lines, run_options, way_to_go_on
 from cai.config import load_config
 from cai.critique import CritiqueReviseConfig
-from cai.critique_run import Inputs, Outcome, critique_revise as run_stage, load_inputs
+from cai.critique_run import Inputs, critique_revise as run_stage, load_inputs
+from cai.data.card import ExportCounts
 from cai.data.chains import read_chains
-from cai.estimate import PROBE, estimate_run
+from cai.estimate import estimate_run, probe_size
 from cai.progress import duration
+from cai.running import Outcome
 from cai.transcripts import format_chain
-from cai.visible import visible
 
 EXAMPLES = 3
 
@@ -40,13 +40,9 @@ EXAMPLES = 3
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--templates", type=click.Path(path_type=Path), help="Folder with prompt templates of your own.")
 @click.option("--test-share", type=float, help="Share of prompts for the test splits. Default: 0.05.")
-@click.option("--max-failure-share", type=float, help="Fail when more prompts than this share failed. Default: 0.1.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/NAME-HASH of the settings.")
-@click.option("--overwrite", is_flag=True, help="Start the run in --out anew.")
-@click.option("--retry-failed", is_flag=True, help="Try prompts again that failed before.")
+@run_options
 @click.option("--dry-run", is_flag=True, help="Print calls, tokens and time that the run would take; write nothing.")
-@engine_options
+@writing_options
 def critique_revise(
     config_file: Path | None, out: Path | None, overwrite: bool, retry_failed: bool, dry_run: bool, **options: Any
 ) -> None:
@@ -65,12 +61,8 @@ def critique_revise(
     path = out or inputs.default_out
     command = ["cai", *sys.argv[1:]]
     screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
-    try:
+    with way_to_go_on("chains", command):
         outcome = run_stage(inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed)
-    except KeyboardInterrupt:
-        again = [word for word in command if word != "--overwrite"]
-        click.echo(f"\nstopped; finished chains are kept. Go on with: {shlex.join(again)}", err=True)
-        raise
     _conclude(screen, inputs, outcome)
 
 
@@ -84,19 +76,12 @@ def _announce(screen: Console, inputs: Inputs) -> None:
         f"prompts: {inputs.red_team} red-team × {config.rounds} rounds, {inputs.helpful} helpful; "
         f"{inputs.calls:,} model calls",
     ]
-    for reject in inputs.rejects[:EXAMPLES]:
-        lines.append(f"not used: {reject}")
-    if len(inputs.rejects) > EXAMPLES:
-        lines.append(f"not used: {len(inputs.rejects)} rows in all; rejects.jsonl of the run lists them")
-    for reason, number in inputs.notes.items():
-        lines.append(f"note: {number} rows are used in part ({reason})")
-    for line in lines:
-        screen.print(visible(line), markup=False, soft_wrap=True)
+    print_lines(screen, [*lines, *odd_rows(inputs.rejects, inputs.notes)])
 
 
 def _print_estimate(screen: Console, inputs: Inputs) -> None:
     """What the run would take."""
-    screen.print(f"probe: {min(PROBE, inputs.total)} chains of one round; nothing is written")
+    screen.print(f"probe: {probe_size(inputs)} chains of one round; nothing is written")
     found = estimate_run(inputs)
     rows = [
         ("model calls", f"{found.calls:,}"),
@@ -109,10 +94,12 @@ def _print_estimate(screen: Console, inputs: Inputs) -> None:
             f"in {duration(found.probe_seconds)}",
         ),
     ]
-    screen.print(_figures(rows))
+    if found.probe_failures:
+        rows.append(("probe chains failed", counted(found.probe_failures)))
+    screen.print(figures(rows))
 
 
-def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
+def _conclude(screen: Console, inputs: Inputs, outcome: Outcome[ExportCounts]) -> None:
     """Print three chains, the figures of the run, and what to do next."""
     requests = inputs.templates.requests(inputs.constitution, inputs.config.rounds)
     revised = (chain for chain in read_chains(outcome.path) if chain.rounds)
@@ -124,30 +111,16 @@ def _conclude(screen: Console, inputs: Inputs, outcome: Outcome) -> None:
     screen.print(f"train on:  datasets.load_dataset({str(outcome.path)!r}, 'sft')", markup=False, soft_wrap=True)
 
 
-def _summary(outcome: Outcome) -> Table:
-    manifest, counts, progress = outcome.manifest, outcome.counts, outcome.progress
+def _summary(outcome: Outcome[ExportCounts]) -> Table:
+    counts = outcome.counts
     pairs = counts.rows("pairs")
     revised = counts.chains - counts.helpful - counts.unrevised
     rows = [
         ("chains finished", f"{counts.chains} ({counts.helpful} of them helpful answers)"),
-        ("failed", f"{sum(manifest.failures.values())}" + "".join(f", {n} {r}" for r, n in manifest.failures.items())),
+        ("failed", counted(outcome.manifest.failures)),
         ("revisions that changed the draft", f"{pairs} of {revised}"),
         ("SFT rows", f"{counts.rows('sft')} ({counts.cut_replies} cut at max tokens)"),
         ("revision ≻ draft pairs", f"{pairs}"),
-        (
-            "tokens, prompt / written",
-            f"{manifest.usage.prompt_tokens:,} ({manifest.usage.cached_tokens:,} cached) / "
-            f"{manifest.usage.completion_tokens:,}",
-        ),
-        ("time, this session / all", f"{duration(progress.seconds)} / {duration(manifest.seconds)}"),
+        *cost_rows(outcome),
     ]
-    return _figures(rows)
-
-
-def _figures(rows: Sequence[tuple[str, str]]) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in rows:
-        table.add_row(name, Text(value))
-    return table
+    return figures(rows)

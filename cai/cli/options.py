@@ -1,13 +1,13 @@
 """Options that every command with a model shares. They override the keys of the same name in a config file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 from rich.console import Console
 
-from cai.config import EngineConfig, EngineName, SamplingConfig
+from cai.config import EngineConfig, EngineName, SamplingConfig, StrictModel
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -43,24 +43,40 @@ _SAMPLING_OPTIONS = (
 )
 
 
-def engine_options(command: CommandT) -> CommandT:
-    """Add the options of engine and sampling to a command."""
-    for option in reversed((*_ENGINE_OPTIONS, *_SAMPLING_OPTIONS)):
+WRITING: Mapping[str, type[StrictModel]] = {"engine": EngineConfig, "sampling": SamplingConfig}
+"""Sections of the configuration of a stage that writes replies."""
+
+
+def add_options(command: CommandT, options: Sequence[Callable[[CommandT], CommandT]]) -> CommandT:
+    """Add options to a command, in the order in which its help is to list them."""
+    for option in reversed(options):
         command = option(command)
     return command
 
 
-def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Nest flat command-line options like a stage's config; options that were not given are left out."""
+def engine_options(command: CommandT) -> CommandT:
+    """Add the options of the engine to a command."""
+    return add_options(command, _ENGINE_OPTIONS)
+
+
+def writing_options(command: CommandT) -> CommandT:
+    """Add the options of engine and sampling to a command."""
+    return add_options(command, (*_ENGINE_OPTIONS, *_SAMPLING_OPTIONS))
+
+
+def overrides(options: Mapping[str, Any], sections: Mapping[str, type[StrictModel]] = WRITING) -> dict[str, Any]:
+    """Nest flat command-line options like a stage's config; options that were not given are left out.
+
+    An option that is a field of one of `sections` goes there.
+    """
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    nested: dict[str, Any] = {"engine": {}, "sampling": {}}
+    nested: dict[str, Any] = {section: {} for section in sections}
     for name, value in given.items():
-        if name in EngineConfig.model_fields:
-            nested["engine"][name] = value
-        elif name in SamplingConfig.model_fields:
-            nested["sampling"][name] = value
-        else:
+        place = next((section for section, model in sections.items() if name in model.model_fields), None)
+        if place is None:
             nested[name] = value
+        else:
+            nested[place][name] = value
     return nested
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ MAX_ROW = 16 * 2**20
 
 PROMPT_SETS = "prompts/sets"
 """Where the shipped prompt sets lie."""
+COMPARISON_SETS = "prompts/comparisons"
+"""Where the shipped sets of comparisons lie."""
 
 _CHUNK = 2**16
 _HUB = re.compile(r"hub:(?P<name>[^@:\s]+)(?:@(?P<config>[^@:\s]+))?(?::(?P<split>[^@:\s]+))?")
@@ -43,26 +45,29 @@ class Row:
     """Why the row could not be read; `data` is then not to be used."""
 
 
-def read_rows(path: str, column: str | None) -> Iterator[Row]:
-    """Read the rows of a file, a shipped prompt set, or `hub:owner/name[@config][:split]` (split: `train`).
+def read_rows(
+    path: str, column: str | None, *, sets: str = PROMPT_SETS, further: Collection[str] = FURTHER_COLUMNS
+) -> Iterator[Row]:
+    """Read the rows of a file, a shipped set, or `hub:owner/name[@config][:split]` (split: `train`).
 
-    `column` is the only prompt column that is wanted; None: any of `PROMPT_COLUMNS`.
+    `column` is the only prompt column that is wanted; None: any of `PROMPT_COLUMNS`. `sets` is where shipped sets lie,
+    and `further` names the other columns that are wanted.
 
     Raises:
         DataError: at the first row or at a later one, as soon as the file turns out to be unusable.
     """
     if path.startswith("hub:"):
         return _hub(path)
-    file = find_file(path)
+    file = find_file(path, sets)
     suffix = "".join(file.suffixes[-2:] if file.suffix.lower() == ".gz" else file.suffixes[-1:]).lower()
     reader = _READERS.get(suffix)
     if reader is None:
         raise _fault(file, f"cannot be read: its name must end in one of {', '.join(sorted(_READERS))}")
-    return reader(file, column)
+    return reader(file, column, further)
 
 
-def find_file(path: str) -> Path:
-    """Return the file at `path`, or the shipped prompt set of that name.
+def find_file(path: str, sets: str = PROMPT_SETS) -> Path:
+    """Return the file at `path`, or the set of that name that ships in `sets`.
 
     Raises:
         DataError: there is neither.
@@ -72,10 +77,11 @@ def find_file(path: str) -> Path:
         return file
     if file.is_dir():
         raise _fault(file, "is a folder; name a file in it")
-    shipped = find_asset(path, PROMPT_SETS, ".jsonl")
+    shipped = find_asset(path, sets, ".jsonl")
     if shipped is None:
-        known = nearest(path, asset_names(PROMPT_SETS, ".jsonl"))
-        raise _fault(file, f"there is no such file, and no prompt set of this name ships{known}")
+        known = nearest(path, asset_names(sets, ".jsonl"))
+        kind = "prompt set" if sets == PROMPT_SETS else "set of comparisons"
+        raise _fault(file, f"there is no such file, and no {kind} of this name ships{known}")
     return shipped
 
 
@@ -89,7 +95,7 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _jsonl(path: Path, _column: str | None) -> Iterator[Row]:
+def _jsonl(path: Path, _column: str | None, _further: Collection[str]) -> Iterator[Row]:
     for number, line in _lines(path):
         if line is None:
             yield Row(number, fault=_TOO_LONG)
@@ -100,7 +106,7 @@ def _jsonl(path: Path, _column: str | None) -> Iterator[Row]:
                 yield Row(number, fault=Finding("not_json", f"is not valid JSON: {_brief(error)}"))
 
 
-def _txt(path: Path, column: str | None) -> Iterator[Row]:
+def _txt(path: Path, column: str | None, _further: Collection[str]) -> Iterator[Row]:
     if column is not None:
         raise _fault(path, f"a .txt file has one prompt a line and no column `{column}`; leave the column out")
     for number, line in _lines(path):
@@ -110,7 +116,7 @@ def _txt(path: Path, column: str | None) -> Iterator[Row]:
             yield Row(number, {"text": line.rstrip("\r\n")})
 
 
-def _csv(path: Path, column: str | None) -> Iterator[Row]:
+def _csv(path: Path, column: str | None, _further: Collection[str]) -> Iterator[Row]:
     # The limit is the process's own. Its default, 131,072, is less than a long prompt has.
     csv.field_size_limit(MAX_ROW)
     reader = csv.reader(_csv_lines(path), strict=True)
@@ -141,7 +147,7 @@ def _csv_lines(path: Path) -> Iterator[str]:
         yield line
 
 
-def _json(path: Path, _column: str | None) -> Iterator[Row]:
+def _json(path: Path, _column: str | None, _further: Collection[str]) -> Iterator[Row]:
     with _faults(path), _open(path) as stream:
         text = _JsonText(path, stream)
         if not text.peek():
@@ -217,7 +223,7 @@ class _JsonText:
         return bool(raw)
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[Row]:
+def _parquet(path: Path, column: str | None, further: Collection[str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,7 +231,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[Row]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             _check_columns(path, names, column)
-            known = {*(PROMPT_COLUMNS if column is None else (column,)), *FURTHER_COLUMNS}
+            known = {*(PROMPT_COLUMNS if column is None else (column,)), *further}
             number = 0
             for batch in file.iter_batches(batch_size=1000, columns=sorted(known.intersection(names))):
                 for data in batch.to_pylist():
@@ -323,7 +329,7 @@ def _fault(path: Path, message: str, line: int | None = None) -> DataError:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TOO_LONG = Finding("too_long", f"is longer than {MAX_ROW // 2**20} MiB; is a line break missing?")
-_READERS: Mapping[str, Callable[[Path, str | None], Iterator[Row]]] = {
+_READERS: Mapping[str, Callable[[Path, str | None, Collection[str]], Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".jsonl.gz": _jsonl,
     ".json": _json,

@@ -23,7 +23,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, get_args
+from typing import Generic, NamedTuple, NoReturn, TypeVar, get_args
 
 from cai.errors import RecordError
 from cai.records import Message, Prompt, PromptKind, Role
@@ -41,6 +41,7 @@ _ROLES = get_args(Role)
 _KINDS = get_args(PromptKind)
 
 Turns = tuple[Message, ...]
+ItemT = TypeVar("ItemT")
 
 
 class Finding(NamedTuple):
@@ -52,19 +53,19 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RowPrompt:
+class RowContent(Generic[ItemT]):
     """What was read from a row."""
 
-    prompt: Prompt
+    item: ItemT
     own_id: bool
-    """Whether the id stands in the row; otherwise it is a hash of the conversation."""
+    """Whether the id stands in the row; otherwise it is a hash of the text."""
     note: Finding | None
-    """Something odd that does not keep the prompt from being used."""
+    """Something odd that does not keep the item from being used."""
 
 
 def row_prompt(
     row: object, *, column: str | None, kind: PromptKind | None, default_kind: PromptKind, source: str
-) -> RowPrompt:
+) -> RowContent[Prompt]:
     """Read the prompt of one row.
 
     `column` is the only one to look in (None: all of `PROMPT_COLUMNS`); `kind` overrides the row's own kind, which
@@ -73,19 +74,29 @@ def row_prompt(
     Raises:
         RecordError: the row holds no usable prompt; `reason` says why.
     """
-    if not isinstance(row, Mapping):
-        _reject("not_an_object", f"must be an object with named columns, but is {_type(row)}")
-    turns, note = _conversation(row, _prompt_column(row, column))
+    columns = row_columns(row)
+    turns, note = _conversation(columns, _prompt_column(columns, column))
     _check_order(turns)
-    own_id = _row_id(row.get("id"))
+    own_id = _row_id(columns.get("id"))
     prompt = Prompt(
         id=own_id or conversation_id(turns),
         messages=turns,
-        kind=kind or _kind(row.get("kind")) or default_kind,
-        topic=_topic(row),
+        kind=kind or _kind(columns.get("kind")) or default_kind,
+        topic=_topic(columns),
         source=source,
     )
-    return RowPrompt(prompt, own_id is not None, note)
+    return RowContent(prompt, own_id is not None, note)
+
+
+def row_columns(row: object) -> Mapping[str, object]:
+    """The columns of a row.
+
+    Raises:
+        RecordError: `not_an_object`.
+    """
+    if not isinstance(row, Mapping):
+        _reject("not_an_object", f"must be an object with named columns, but is {type_name(row)}")
+    return row
 
 
 def conversation_id(turns: Sequence[Message]) -> str:
@@ -113,6 +124,44 @@ def parse_transcript(text: str) -> Turns:
         Message(role=_SPEAKERS[mark[1]], content=text[mark.end() : end].strip())
         for mark, end in zip(marks, ends, strict=True)
     )
+
+
+def split_reply(value: object, column: str) -> tuple[Turns, Message | None]:
+    """Read the conversation that stands in a column, and take one reply of the assistant off its end.
+
+    Raises:
+        RecordError: the column holds none; `reason` says why.
+    """
+    turns = _turns(value, column)
+    return (turns[:-1], turns[-1]) if turns and turns[-1].role == "assistant" else (turns, None)
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text in any column is read as a transcript."""
+    return _OPENING.match(text) is not None
+
+
+def check_text(text: str, where: str) -> None:
+    """Check that a text can be stored.
+
+    Raises:
+        RecordError: `not_text`.
+    """
+    if not _is_text(text):
+        _reject("not_text", f"`{where}` has a NUL character or half of a surrogate pair, which no text file can hold")
+
+
+def type_name(value: object) -> str:
+    """Name of a value's type as a data file would call it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else type(value).__name__
 
 
 def wanted_columns(column: str | None) -> str:
@@ -150,10 +199,10 @@ def _conversation(row: Mapping[str, object], column: str) -> tuple[Turns, Findin
     value = row[column]
     if column == "turns":
         return _first_turn(value)
-    turns, reply = _without_reply(_turns(value, column))
+    turns, reply = split_reply(value, column)
     replies = [reply]
     if column == "chosen" and row.get("rejected") is not None:
-        other, other_reply = _without_reply(_turns(row["rejected"], "rejected"))
+        other, other_reply = split_reply(row["rejected"], "rejected")
         if turns != other:
             _reject("prompts_differ", "`chosen` and `rejected` differ before the last reply, so the prompt is unclear")
         replies.append(other_reply)
@@ -167,9 +216,9 @@ def _turns(value: object, column: str) -> Turns:
         return tuple(_message(item, f"{column}[{position}]") for position, item in enumerate(value))
     if not isinstance(value, str) or column == "messages":
         expected = "a list of messages" if column == "messages" else "text or a list of messages"
-        _reject("not_text", f"`{column}` must be {expected}, but is {_type(value)}")
-    _check_text(value, column)
-    if column in ("chosen", "rejected", "transcript") or _OPENING.match(value):
+        _reject("not_text", f"`{column}` must be {expected}, but is {type_name(value)}")
+    check_text(value, column)
+    if column in ("chosen", "rejected", "transcript") or is_transcript(value):
         return parse_transcript(value)
     return (Message(role="user", content=value),)
 
@@ -181,8 +230,8 @@ def _message(item: object, where: str) -> Message:
     if role not in _ROLES:
         _reject("unknown_role", f"`{where}.role` is {role!r:.40}; known: {', '.join(_ROLES)}")
     if not isinstance(content, str):
-        _reject("not_text", f"`{where}.content` must be text, but is {_type(content)}")
-    _check_text(content, f"{where}.content")
+        _reject("not_text", f"`{where}.content` must be text, but is {type_name(content)}")
+    check_text(content, f"{where}.content")
     return Message(role=role, content=content)
 
 
@@ -191,14 +240,9 @@ def _first_turn(value: object) -> tuple[Turns, Finding | None]:
         _reject("not_text", "`turns` must be a list of texts")
     if not value:
         _reject("empty_prompt", "`turns` is empty")
-    _check_text(value[0], "turns[0]")
+    check_text(value[0], "turns[0]")
     later = Finding("later_turns", f"only the first of {len(value)} `turns` is used: the replies between are missing")
     return (Message(role="user", content=value[0]),), later if len(value) > 1 else None
-
-
-def _without_reply(turns: Turns) -> tuple[Turns, Message | None]:
-    """Take one reply of the assistant off the end."""
-    return (turns[:-1], turns[-1]) if turns and turns[-1].role == "assistant" else (turns, None)
 
 
 def _check_order(turns: Turns) -> None:
@@ -221,7 +265,7 @@ def _row_id(value: object) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        _reject("bad_id", f"`id` must be text or a whole number, but is {_type(value)}")
+        _reject("bad_id", f"`id` must be text or a whole number, but is {type_name(value)}")
     text = str(value)
     if not text.strip() or not _is_text(text):
         _reject("bad_id", "`id` is blank, or has a NUL character or half of a surrogate pair")
@@ -245,13 +289,8 @@ def _topic(row: Mapping[str, object]) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int) or not _is_text(str(value)):
-        _reject("bad_topic", f"`{column}` must be text, but is {_type(value)}")
+        _reject("bad_topic", f"`{column}` must be text, but is {type_name(value)}")
     return str(value)
-
-
-def _check_text(text: str, where: str) -> None:
-    if not _is_text(text):
-        _reject("not_text", f"`{where}` has a NUL character or half of a surrogate pair, which no text file can hold")
 
 
 def _is_text(text: str) -> bool:
@@ -265,16 +304,3 @@ def _is_text(text: str) -> bool:
 
 def _reject(reason: str, message: str) -> NoReturn:
     raise RecordError(reason, message)
-
-
-def _type(value: object) -> str:
-    """Name of a value's type as a data file would call it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, list) else "an object" if isinstance(value, Mapping) else type(value).__name__

@@ -75,13 +75,20 @@ class ParquetFile:
 
 
 def arrow_schema(row: type[BaseModel]) -> "pa.Schema":
-    """The Arrow schema of a row class; its fields are texts (or null), integers, lists of texts, and messages."""
+    """The Arrow schema of a row class.
+
+    Its fields are texts, floats and truth values (each may be null), integers, lists of texts, and messages.
+    """
     import pyarrow as pa
 
     types: dict[Any, pa.DataType] = {
         str: pa.string(),
         str | None: pa.string(),
         int: pa.int64(),
+        float: pa.float64(),
+        float | None: pa.float64(),
+        bool: pa.bool_(),
+        bool | None: pa.bool_(),
         tuple[str, ...]: pa.list_(pa.string()),
         tuple[Message, ...]: pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
     }

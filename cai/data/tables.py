@@ -1,30 +1,14 @@
-"""The tables that a critique-revise run is exported as: what a row holds and how it follows from a chain.
-
-A row class is the one source of a table's columns: their Arrow types and their descriptions in the card come from it.
-"""
+"""The tables that a critique-revise run is exported as: what a row holds and how it follows from a chain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from cai.data.dataset import Row, Table, conversation_chars
 from cai.errors import RunDirError
 from cai.records import Message, Prompt, RevisionChain, Step, stable_seed
 
 Requests = Mapping[str, tuple[str, str]]
 """Principle id → (critique request, revision request), as the constitution words them."""
-
-
-class Row(BaseModel):
-    """Base of all rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    @property
-    def chars(self) -> int:
-        """Characters of conversation in the row, which is nearly all of its size."""
-        raise NotImplementedError
 
 
 class SftRow(Row):
@@ -55,7 +39,7 @@ class SftRow(Row):
 
     @property
     def chars(self) -> int:
-        return _chars(self.messages)
+        return conversation_chars(self.messages)
 
 
 class PairRow(Row):
@@ -86,7 +70,7 @@ class PairRow(Row):
 
     @property
     def chars(self) -> int:
-        return _chars(self.prompt + self.chosen + self.rejected)
+        return conversation_chars(self.prompt, self.chosen, self.rejected)
 
 
 class SwarmRow(Row):
@@ -120,16 +104,8 @@ class SwarmRow(Row):
 
     @property
     def chars(self) -> int:
-        return _chars(self.messages + self.chosen + self.rejected) + len(self.init_response + self.revision_response)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A configuration of the exported data set."""
-
-    name: str
-    row: type[Row]
-    splits: tuple[str, ...]
+        texts = len(self.init_response + self.revision_response)
+        return conversation_chars(self.messages, self.chosen, self.rejected) + texts
 
 
 SFT = Table("sft", SftRow, ("train", "test"))
@@ -248,10 +224,6 @@ def swarm_split(prompt: Prompt, test_share: float, seed: int) -> str:
 def _draw(prompt: Prompt, seed: int, purpose: str) -> float:
     turns = (part for message in prompt.messages for part in (message.role, message.content))
     return stable_seed(seed, purpose, *turns) / 2**32
-
-
-def _chars(messages: tuple[Message, ...]) -> int:
-    return sum(len(message.content) for message in messages)
 
 
 def _reply(step: Step) -> Message:

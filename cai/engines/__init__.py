@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cai.config import EngineConfig
-from cai.engines.base import Engine, EngineInfo
+from cai.engines.base import ChoiceLogprobs, Engine, EngineInfo, ReplyLogprob
 from cai.errors import EngineError
 
-__all__ = ["Engine", "EngineInfo", "open_engine"]
+__all__ = ["ChoiceLogprobs", "Engine", "EngineInfo", "ReplyLogprob", "open_engine"]
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from cai.errors import ConfigError, RecordError
@@ -44,32 +45,66 @@ class ChatFormat:
         divisible = sorted(mark for mark in marks if len(mark) > 1)
         self._marks = re.compile("|".join(map(re.escape, divisible))) if divisible else None
 
-    def encode(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
-        """Token ids of `messages` with the opening of the assistant's next turn.
+    def encode(self, messages: Sequence[Message], max_tokens: int, prefill: str = "") -> list[int]:
+        """Token ids of `messages` with the opening of the assistant's next turn and `prefill`, its first words.
 
         Raises:
             RecordError: `context_overflow` when prompt and `max_tokens` do not fit the context together;
                 `request_refused` when the chat template does not take this conversation.
         """
-        safe = [Message(role=message.role, content=self._neutral(message.content)) for message in messages]
-        ids: list[int]
-        if self.format == "transcript":
-            ids = self.tokenizer(transcript(safe))["input_ids"]
-            if ids[-1:] == [self.tokenizer.eos_token_id]:  # some tokenizers close every text
-                ids = ids[:-1]
-        else:
-            ids = self.tokenizer(self._chat(safe), add_special_tokens=False)["input_ids"]
-        if len(ids) + max_tokens > self.max_len:
-            raise RecordError(
-                "context_overflow",
-                f"the prompt has {len(ids):,} tokens; with max_tokens {max_tokens} that exceeds the context of "
-                f"{self.max_len:,} tokens",
-            )
+        ids = self._encoded(messages, prefill)
+        self._check_fit(len(ids), max_tokens)
         return ids
+
+    def encode_reply(self, messages: Sequence[Message], reply: str) -> tuple[list[int], int]:
+        """Token ids of `messages` with `reply` as the assistant's next turn, and the place of the reply's first token.
+
+        The turn is left open. A token that holds both the end of the prompt and the beginning of the reply counts as
+        the reply's.
+
+        Raises:
+            RecordError: as `encode`; `empty_reply` when the reply has no token.
+        """
+        ids = self._encoded(messages, reply)
+        begin = common_length(self._encoded(messages, ""), ids)
+        if begin == len(ids):
+            raise RecordError("empty_reply", "the reply has no token, so it has no probability")
+        self._check_fit(len(ids), 0)
+        return ids, begin
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The decoded text of every token, by id; see `choices.choice_tokens`."""
+        return tuple(self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))]))
 
     def stop_strings(self, sampling: Sampling) -> tuple[str, ...]:
         """The request's stop strings, and for a transcript the marks of the next turn."""
         return sampling.stop + (TRANSCRIPT_STOP if self.format == "transcript" else ())
+
+    def _encoded(self, messages: Sequence[Message], opening: str) -> list[int]:
+        """Token ids of `messages` with the assistant's next turn, which begins with `opening`."""
+        safe = [Message(role=message.role, content=self._neutral(message.content)) for message in messages]
+        opening = self._neutral(opening)
+        ids: list[int]
+        if self.format == "chat":
+            ids = self.tokenizer(self._chat(safe) + opening, add_special_tokens=False)["input_ids"]
+            return ids
+        if opening.strip():
+            last = Message(role="assistant", content=opening)
+            text = transcript([*safe, last]).removesuffix(transcript([]))
+        else:
+            text = transcript(safe)
+        ids = self.tokenizer(text)["input_ids"]
+        if ids[-1:] == [self.tokenizer.eos_token_id]:  # some tokenizers close every text
+            ids = ids[:-1]
+        return ids
+
+    def _check_fit(self, tokens: int, max_tokens: int) -> None:
+        if tokens + max_tokens > self.max_len:
+            added = f"; with max_tokens {max_tokens} that exceeds" if max_tokens else ", which exceeds"
+            raise RecordError(
+                "context_overflow", f"the prompt has {tokens:,} tokens{added} the context of {self.max_len:,} tokens"
+            )
 
     def _neutral(self, text: str) -> str:
         if self._marks is None:
@@ -118,6 +153,15 @@ class ChatFormat:
             return mark in self._rendered(("system", mark), ("user", _PROBE))
         except jinja2.TemplateError:
             return False
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix, by bisection on slices."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
 
 
 def _special_tokens(tokenizer: Any) -> set[str]:

@@ -9,23 +9,26 @@ remains is an outcome of that one request (`RecordError`), unless it shows that 
 import asyncio
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 
 from cai.config import EngineConfig
-from cai.engines.base import EngineInfo
+from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
 from cai.engines.options import refuse_options
 from cai.engines.servers import LOST_ASIDE, Server, Timing, TryError, checked_url, healthy
+from cai.engines.toplogprobs import read_choices, tokens_to_read
 from cai.engines.wire import (
     CONNECT_SECONDS,
     ModelEntry,
     answers,
     error_words,
     list_models,
+    no_logprobs,
     read_error,
+    read_positions,
     read_reply,
     read_silence,
 )
@@ -55,6 +58,15 @@ _NEUTRAL: Mapping[str, Mapping[str, float]] = {
 }
 """Servers, by the owner in their list of models, that take further sampling parameters from the model's files or their
 own defaults unless told otherwise. Temperature and top-p alone are to shape the sampling."""
+_CONTINUATION: Mapping[str, Mapping[str, bool]] = {
+    "vllm": {"continue_final_message": True, "add_generation_prompt": False},
+    "llamacpp": {},
+}
+"""Servers, by the same owner, that go on with a last turn of the assistant's, and what has to be said for it."""
+TOP_LOGPROBS = 20
+"""Tokens listed for each position: as many as OpenAI and vLLM show."""
+
+T = TypeVar("T")
 
 
 class OpenAIEngine:
@@ -65,6 +77,7 @@ class OpenAIEngine:
         self._servers = servers
         self._info = info
         self._timing = timing
+        self._chat = config.format != "transcript"
         self._closed = False
 
     @property
@@ -74,10 +87,49 @@ class OpenAIEngine:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """Sample one reply; see `Engine.generate`."""
+        return await self._served(lambda server: self._body(server, messages, sampling), read_reply)
+
+    async def choice_logprobs(
+        self, messages: Sequence[Message], prefill: str, choices: Sequence[str]
+    ) -> ChoiceLogprobs:
+        """Read the choices from the most likely tokens; see `Engine.choice_logprobs`.
+
+        A chat is begun with `prefill` where the server is known to go on with it (vLLM, llama.cpp). Other servers
+        would answer to it, so that there the model has to come to the choice by itself.
+        """
+
+        def body(server: Server) -> dict[str, Any]:
+            chat = self._chat
+            continued = not chat or server.continuation is not None
+            sampling = Sampling(max_tokens=tokens_to_read("" if continued else prefill), temperature=0.0)
+            listed = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if chat else {"logprobs": TOP_LOGPROBS}
+            return self._body(server, messages, sampling, prefill if continued else "") | listed
+
+        positions, usage = await self._served(body, read_positions)
+        logprobs, off_mass = read_choices(positions, prefill, choices)
+        return ChoiceLogprobs(logprobs=logprobs, off_mass=off_mass, usage=usage)
+
+    async def reply_logprob(self, messages: Sequence[Message], reply: str) -> ReplyLogprob:  # noqa: ARG002
+        """Not offered: servers have no common way to tell how likely a given reply is.
+
+        Raises:
+            EngineError: always.
+        """
+        raise EngineError(
+            "the engine `openai` cannot tell how likely a given reply is; use the engine `transformers` or `vllm`"
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections. Calls in flight fail with `EngineError`."""
+        self._closed = True
+        await _close(self._servers)
+
+    async def _served(self, body: Callable[[Server], dict[str, Any]], read: Callable[[Server, bytes], T]) -> T:
+        """Have a server answer the request whose `body` is made for it, and `read` the answer; tries again."""
         tries = self._config.max_retries + 1
         for attempt in range(tries):
             try:
-                return await self._try(messages, sampling)
+                return await self._try(body, read)
             except TryError as error:
                 failed = error
             now, pause = self._timing.clock(), self._timing.pause(attempt, failed.retry_after, self._config.timeout)
@@ -89,12 +141,7 @@ class OpenAIEngine:
             await self._check_reachable()
         raise failed.final(tries)
 
-    async def aclose(self) -> None:
-        """Close the connections. Calls in flight fail with `EngineError`."""
-        self._closed = True
-        await _close(self._servers)
-
-    async def _try(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
+    async def _try(self, body: Callable[[Server], dict[str, Any]], read: Callable[[Server, bytes], T]) -> T:
         """Ask the least busy healthy server; one that cannot be reached is set aside for the next.
 
         Raises:
@@ -105,57 +152,66 @@ class OpenAIEngine:
             ready = healthy(self._servers, now)
             server = ready[0] if ready else min(self._servers, key=lambda server: server.aside_until)
             try:
-                return await self._ask(server, messages, sampling)
+                return read(server, await self._ask(server, body(server)))
             except TryError as error:
                 if not error.unsent or len(ready) < 2:
                     raise
                 server.aside_until = now + LOST_ASIDE
 
-    async def _ask(self, server: Server, messages: Sequence[Message], sampling: Sampling) -> Generation:
+    async def _ask(self, server: Server, body: Mapping[str, Any]) -> bytes:
         if self._closed:
             raise EngineError("the engine is closed")
-        client, body = server.client, self._body(server, sampling)
+        completions = server.client.chat.completions if self._chat else server.client.completions
         server.in_flight += 1
         try:
             # The client's own limit is for each read; a server that trickles its reply would keep within it for ever.
             async with asyncio.timeout(self._config.timeout):
-                if self._config.format == "transcript":
-                    raw = await client.completions.with_raw_response.create(prompt=transcript(messages), **body)
-                else:
-                    turns = [{"role": message.role, "content": message.content} for message in messages]
-                    raw = await client.chat.completions.with_raw_response.create(messages=turns, **body)
+                raw = await completions.with_raw_response.create(**body)
         except (TimeoutError, openai.APIConnectionError) as error:
             if self._closed:
                 raise EngineError("the engine was closed while it waited for a reply") from None
             raise read_silence(server, error, self._config.timeout) from None
         except openai.APIStatusError as error:
-            raise await self._refused(server, error) from None
+            raise await self._refused(server, error, "logprobs" in body) from None
         finally:
             server.in_flight -= 1
-        return read_reply(server, raw.content)
+        content: bytes = raw.content
+        return content
 
-    def _body(self, server: Server, sampling: Sampling) -> dict[str, Any]:
-        chat = self._config.format != "transcript"
+    def _body(
+        self, server: Server, messages: Sequence[Message], sampling: Sampling, prefill: str = ""
+    ) -> dict[str, Any]:
         # OpenAI's newer models know the limit by another name only; other servers know the older one.
-        limit = "max_completion_tokens" if chat and server.url == OPENAI_URL else "max_tokens"
+        limit = "max_completion_tokens" if self._chat and server.url == OPENAI_URL else "max_tokens"
+        extra = dict(server.extra)
         body: dict[str, Any] = {
             "model": self._info.model,
             limit: sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
         }
-        if stop := sampling.stop + (() if chat else TRANSCRIPT_STOP):
+        if self._chat:
+            turns = [{"role": message.role, "content": message.content} for message in messages]
+            if prefill:
+                turns.append({"role": "assistant", "content": prefill})
+                extra |= server.continuation or {}
+            body["messages"] = turns
+        else:
+            body["prompt"] = transcript(messages) + (f" {prefill}" if prefill else "")
+        if stop := sampling.stop + (() if self._chat else TRANSCRIPT_STOP):
             body["stop"] = list(stop)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        if server.extra:
-            body["extra_body"] = server.extra
+        if extra:
+            body["extra_body"] = extra
         return body
 
-    async def _refused(self, server: Server, error: openai.APIStatusError) -> TryError | CaiError:
+    async def _refused(self, server: Server, error: openai.APIStatusError, logprobs: bool) -> TryError | CaiError:
         """What an answer with an error status means."""
         if error.status_code in (401, 403):
             return _key_refused(server, error.status_code, self._config)
+        if logprobs and error.status_code in (400, 422) and "logprob" in error_words(server, error).lower():
+            return no_logprobs(server, f"it answered {error.status_code}: {error_words(server, error)}")
         if error.status_code != 404:
             return read_error(server, error)
         try:
@@ -200,7 +256,8 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
     for server, models in zip(servers, lists, strict=True):
         owners = {entry.owned_by for entry in models if entry.owned_by}
         kinds.append(owners.pop() if len(owners) == 1 else "unknown")
-        server.extra = dict(_NEUTRAL.get(kinds[-1], {}))
+        server.extra = _NEUTRAL.get(kinds[-1], {})
+        server.continuation = _CONTINUATION.get(kinds[-1])
     info = EngineInfo(
         engine="openai",
         model=model,
@@ -213,6 +270,7 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
         concurrency=config.concurrency or REQUESTS_PER_SERVER * len(servers),
         # Seeds are passed on, but whether a reply follows from its seed alone is up to the server.
         seeded=False,
+        choice_logprobs=True,
     )
     return OpenAIEngine(config, servers, info, timing or Timing())
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -63,8 +63,10 @@ class Server:
     """The `openai.AsyncOpenAI` of this server."""
     key: str | None = field(repr=False)
     """Kept only to take it out of what the server says."""
-    extra: dict[str, float] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
     """Parameters beyond the common ones that every request to this server carries."""
+    continuation: Mapping[str, bool] | None = None
+    """Parameters with which the server goes on with a last turn of the assistant's; None where it cannot."""
     in_flight: int = 0
     aside_until: float = 0.0
     """Time on the clock until which the server is passed over while another is healthy."""

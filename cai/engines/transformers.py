@@ -3,7 +3,7 @@
 Micro-batches: while one batch is generated in a worker thread, new requests gather; the next batch takes the oldest
 of them and those that fit it best (a common beginning, then a similar length, so that little is padding). The common
 prefix of a batch, such as the worked examples before every critique, is read once and its key–value cache kept
-for the batches that follow.
+for the batches that follow. Requests for log-probabilities wait beside them and take turns with them (`scoring`).
 
 Sampling is ours, by inverse transform with one uniform number a token from the request's own seed, so that a reply
 depends on its request and not on what else was in the batch (up to floating-point differences).
@@ -14,11 +14,12 @@ import os
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Before torch is loaded: threads that spin while they wait make generation several times slower as soon as anything
 # else runs on the machine (measured in docs/lab-notes.md).
@@ -36,10 +37,12 @@ from transformers import (
 )
 
 from cai.config import EngineConfig
-from cai.engines.base import EngineInfo
-from cai.engines.chat import ChatFormat
+from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
+from cai.engines.chat import ChatFormat, common_length as _common
+from cai.engines.choices import choice_tokens
 from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
 from cai.engines.options import refuse_options
+from cai.engines.scoring import Read, Scorer, Scores, ScoringRequest
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
 from cai.errors import EngineError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
@@ -64,10 +67,21 @@ class _Request:
         self.family = tuple(self.ids[:MIN_PREFIX])
 
 
+_AnyRequest = TypeVar("_AnyRequest", _Request, ScoringRequest)
+
+
 class TransformersEngine:
     """A causal language model in this process; see the module's docstring."""
 
-    def __init__(self, model: Any, tokenizer: Any, chat: ChatFormat, info: EngineInfo, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        chat: ChatFormat,
+        info: EngineInfo,
+        batch_size: int,
+        share_prefixes: bool = True,
+    ) -> None:
         """Take a loaded model; callers use `open_transformers`."""
         self._model = model
         self._tokenizer = tokenizer
@@ -76,7 +90,10 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._eos = _eos_ids(model, tokenizer)
         self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._eos, default=0)
+        self._scorer = Scorer(model, share_prefixes=share_prefixes)
+        self._choices: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
         self._waiting: deque[_Request] = deque()
+        self._scoring: deque[ScoringRequest] = deque()
         self._wake = asyncio.Event()
         self._stop = threading.Event()
         self._prefixes: deque[tuple[list[int], DynamicCache]] = deque(maxlen=KEPT_PREFIXES)
@@ -91,11 +108,40 @@ class TransformersEngine:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """Sample one reply; see `Engine.generate`."""
-        if self._loop_task.done():
-            raise EngineError("the engine is closed")
+        self._check_open()
         ids = self._chat.encode(messages, sampling.max_tokens)
         reply: asyncio.Future[Generation] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(ids, sampling, self._chat.stop_strings(sampling), reply))
+        self._wake.set()
+        return await reply
+
+    async def choice_logprobs(
+        self, messages: Sequence[Message], prefill: str, choices: Sequence[str]
+    ) -> ChoiceLogprobs:
+        """Read how likely each choice is; see `Engine.choice_logprobs`."""
+        self._check_open()
+        ids = self._chat.encode(messages, 0, prefill)
+        key = tuple(choices)
+        if key not in self._choices:
+            self._choices[key] = choice_tokens(self._chat.vocabulary, key)
+        spellings = self._choices[key]
+        scores = await self._score(ids, [(len(ids) - 1, tuple(chain(*spellings)))])
+        return scores.of_choices(spellings)
+
+    async def reply_logprob(self, messages: Sequence[Message], reply: str) -> ReplyLogprob:
+        """Read how likely a reply is; see `Engine.reply_logprob`."""
+        self._check_open()
+        ids, begin = self._chat.encode_reply(messages, reply)
+        scores = await self._score(ids, [(place - 1, (ids[place],)) for place in range(begin, len(ids))])
+        return scores.of_reply()
+
+    def _check_open(self) -> None:
+        if self._loop_task.done():
+            raise EngineError("the engine is closed")
+
+    async def _score(self, ids: list[int], reads: Sequence[Read]) -> Scores:
+        reply: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
+        self._scoring.append(ScoringRequest(ids, reads, reply))
         self._wake.set()
         return await reply
 
@@ -106,11 +152,13 @@ class TransformersEngine:
         await asyncio.gather(self._loop_task, return_exceptions=True)
         await asyncio.to_thread(self._pool.shutdown, wait=True)
         self._prefixes.clear()
+        self._scorer.close()
         self._model = None
 
     async def _serve(self) -> None:
-        """Answer what is waiting, batch by batch, until cancelled."""
+        """Answer what is waiting, a batch of generations and a pack of scorings in turn, until cancelled."""
         batch: list[_Request] = []
+        pack: list[ScoringRequest] = []
         try:
             while True:
                 await self._wake.wait()
@@ -119,25 +167,33 @@ class TransformersEngine:
                 await asyncio.sleep(0)
                 batch = self._take()
                 if batch:
-                    await self._answer(batch)
-                else:
+                    await self._answer(batch, self._run, self._shrink)
+                pack = self._take_pack()
+                if pack:
+                    await self._answer(pack, self._scorer.run, self._shrink_pack)
+                if not batch and not pack:
                     self._wake.clear()
         finally:
-            _fail([*batch, *self._waiting], EngineError("the engine was closed"))
+            _fail([*batch, *self._waiting, *pack, *self._scoring], EngineError("the engine was closed"))
 
-    async def _answer(self, batch: list[_Request]) -> None:
+    async def _answer(
+        self,
+        batch: list[_AnyRequest],
+        run: Callable[[list[_AnyRequest]], Sequence[Any]],
+        shrink: Callable[[list[_AnyRequest]], None],
+    ) -> None:
         try:
-            replies = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch)
+            replies = await asyncio.get_running_loop().run_in_executor(self._pool, run, batch)
         except torch.OutOfMemoryError:
-            self._shrink(batch)
+            shrink(batch)
         except RuntimeError as error:
-            _fail(batch, EngineError(f"the model failed while generating: {str(error).splitlines()[0]}"))
+            _fail(batch, EngineError(f"the model failed while running: {str(error).splitlines()[0]}"))
         except Exception as error:  # handed on: whoever waits for a reply must not wait for ever
             _fail(batch, error)
         else:
-            for request, generation in zip(batch, replies, strict=True):
+            for request, answer in zip(batch, replies, strict=True):
                 if not request.reply.done():
-                    request.reply.set_result(generation)
+                    request.reply.set_result(answer)
 
     def _take(self) -> list[_Request]:
         """The oldest request, and those that go with it best.
@@ -172,6 +228,21 @@ class TransformersEngine:
             return
         self._batch_size = len(batch) // 2
         self._waiting.extendleft(reversed(batch))
+
+    def _take_pack(self) -> list[ScoringRequest]:
+        live = [request for request in self._scoring if not request.reply.done()]
+        pack = self._scorer.take(live) if live else []
+        taken = set(map(id, pack))
+        self._scoring = deque(request for request in live if id(request) not in taken)
+        return pack
+
+    def _shrink_pack(self, pack: list[ScoringRequest]) -> None:
+        try:
+            self._scorer.shrink(pack)
+        except EngineError as error:
+            _fail(pack, error)
+        else:
+            self._scoring.extendleft(reversed(pack))
 
     @torch.inference_mode()
     def _run(self, batch: list[_Request]) -> list[Generation]:
@@ -242,22 +313,13 @@ class TransformersEngine:
         return len(best[0]), roomy_cache(self._model.config, capacity, best[1], len(batch))
 
 
-def _common(a: list[int], b: list[int]) -> int:
-    """Length of the common prefix, by bisection on slices."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
-    return low
-
-
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _fail(batch: list[_Request], error: Exception) -> None:
+def _fail(batch: Sequence[_Request | ScoringRequest], error: Exception) -> None:
     for request in batch:
         if not request.reply.done():
             request.reply.set_exception(error)
@@ -291,8 +353,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-async def open_transformers(config: EngineConfig) -> TransformersEngine:
-    """Load the model of `config`.
+async def open_transformers(config: EngineConfig, *, share_prefixes: bool = True) -> TransformersEngine:
+    """Load the model of `config`. Without `share_prefixes` each scored request is computed by itself (benchmarks).
 
     Raises:
         EngineError: there is no such model or device, or it does not fit.
@@ -317,8 +379,11 @@ async def open_transformers(config: EngineConfig) -> TransformersEngine:
         },
         concurrency=2 * batch_size,
         seeded=True,
+        choice_logprobs=True,
+        reply_logprob=True,
     )
-    return TransformersEngine(model, tokenizer, ChatFormat(tokenizer, config.format, max_len), info, batch_size)
+    chat = ChatFormat(tokenizer, config.format, max_len)
+    return TransformersEngine(model, tokenizer, chat, info, batch_size, share_prefixes)
 
 
 def _load(config: EngineConfig) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from cai.config import EngineConfig
-from cai.engines.base import EngineInfo
+from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
 from cai.engines.chat import ChatFormat
+from cai.engines.choices import choice_tokens
 from cai.engines.options import refuse_options
+from cai.engines.toplogprobs import over_spellings
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
 from cai.errors import EngineError, RecordError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
@@ -34,6 +37,9 @@ _UNUSED = {
 }
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's `max_lora_rank` may take."""
+_NO_COMPILER = {"TORCHDYNAMO_DISABLE": "1"}
+"""Environment on a CPU. Otherwise a part of the sampler is compiled at the first request for log-probabilities, which
+takes a quarter of a minute and ends vLLM where there is no C++ compiler."""
 _CAUSE = re.compile(r"^(?:.*\[\S+:\d+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
 """Last line of a traceback, alone or as a line of vLLM's log."""
 
@@ -48,6 +54,7 @@ class VllmEngine:
         self._log = log
         self._lora: Any = None
         self._numbers = itertools.count()
+        self._choice_tokens: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
 
     @property
     def info(self) -> EngineInfo:
@@ -56,28 +63,41 @@ class VllmEngine:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """Sample one reply; see `Engine.generate`."""
-        import vllm.exceptions
-        from vllm.inputs import TokensPrompt
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        output = await self._output(self._chat.encode(messages, sampling.max_tokens), self._parameters(sampling))
+        reply = output.outputs[0]
+        finish: FinishReason = "stop" if reply.finish_reason == "stop" else "length"
+        return Generation(text=reply.text, finish_reason=finish, usage=_usage(output))
 
-        if self._llm is None:
-            raise EngineError("the engine is closed")
-        prompt = TokensPrompt(prompt_token_ids=self._chat.encode(messages, sampling.max_tokens))
-        # Older versions of vLLM raise ValueError.
-        refused = (ValueError, getattr(vllm.exceptions, "VLLMClientError", ValueError))
-        output = None
-        try:
-            async for output in self._llm.generate(  # noqa: B007 - the last output is the whole reply
-                prompt, self._parameters(sampling), f"cai-{next(self._numbers)}", lora_request=self._lora
-            ):
-                pass
-        except EngineDeadError:
-            raise EngineError(f"vLLM has stopped{self._log.cause()}; run the same command again to go on") from None
-        except EngineGenerateError as error:
-            raise RecordError("server_error", f"vLLM failed on this request: {error.__cause__ or error}") from None
-        except refused as error:
-            raise RecordError("request_refused", f"vLLM refuses this request: {error}") from None
-        return _generation(output)
+    async def choice_logprobs(
+        self, messages: Sequence[Message], prefill: str, choices: Sequence[str]
+    ) -> ChoiceLogprobs:
+        """Read the choices' own tokens, however unlikely they are; see `Engine.choice_logprobs`.
+
+        vLLM writes one token beside it, which is thrown away. It computes logits in the model's own type: in bfloat16
+        they come in coarse steps, so that two choices may tie where the engine `transformers`, which computes them in
+        float32, sees a difference. `dtype: float32` tells them apart.
+        """
+        tokens = self._tokens(choices)
+        ids = [token for spellings in tokens for token in spellings]
+        output = await self._output(self._chat.encode(messages, 1, prefill), _scoring(logprob_token_ids=ids))
+        (found,) = output.outputs[0].logprobs
+        logprobs, off_mass = over_spellings([[found[token].logprob for token in spellings] for spellings in tokens])
+        return ChoiceLogprobs(logprobs=logprobs, off_mass=off_mass, usage=_usage(output))
+
+    async def reply_logprob(self, messages: Sequence[Message], reply: str) -> ReplyLogprob:
+        """Read the reply's own tokens; see `Engine.reply_logprob`.
+
+        vLLM writes one token beside it, which is thrown away, and reads the whole prompt anew: its prefix cache keeps
+        no logits. As with choices, the model's type decides how fine they are.
+        """
+        ids, begin = self._chat.encode_reply(messages, reply)
+        output = await self._output(ids, _scoring(prompt_logprobs=0))
+        rows = zip(ids[begin:], output.prompt_logprobs[begin:], strict=True)
+        return ReplyLogprob(
+            logprob=math.fsum(row[token].logprob for token, row in rows),
+            tokens=len(ids) - begin,
+            usage=_usage(output),
+        )
 
     async def aclose(self) -> None:
         """End vLLM's processes. Calls in flight are abandoned."""
@@ -100,6 +120,38 @@ class VllmEngine:
         except Exception as error:  # vLLM passes on whatever its process met as a bare Exception
             raise EngineError(f"vLLM cannot use the adapter {adapter}: {_line(error)}") from None
 
+    async def _output(self, ids: list[int], parameters: Any) -> Any:
+        """vLLM's finished output for a prompt."""
+        import vllm.exceptions
+        from vllm.inputs import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        if self._llm is None:
+            raise EngineError("the engine is closed")
+        # Older versions of vLLM raise ValueError.
+        refused = (ValueError, getattr(vllm.exceptions, "VLLMClientError", ValueError))
+        prompt, name = TokensPrompt(prompt_token_ids=ids), f"cai-{next(self._numbers)}"
+        output = None
+        try:
+            async for output in self._llm.generate(prompt, parameters, name, lora_request=self._lora):  # noqa: B007
+                pass  # the last output is the whole reply
+        except EngineDeadError:
+            raise EngineError(f"vLLM has stopped{self._log.cause()}; run the same command again to go on") from None
+        except EngineGenerateError as error:
+            raise RecordError("server_error", f"vLLM failed on this request: {error.__cause__ or error}") from None
+        except refused as error:
+            raise RecordError("request_refused", f"vLLM refuses this request: {error}") from None
+        if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
+            raise EngineError("vLLM was stopped before it finished a request")
+        return output
+
+    def _tokens(self, choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Ids of the tokens that spell each choice."""
+        key = tuple(choices)
+        if key not in self._choice_tokens:
+            self._choice_tokens[key] = choice_tokens(self._chat.vocabulary, choices)
+        return self._choice_tokens[key]
+
     def _parameters(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -116,18 +168,27 @@ class VllmEngine:
         )
 
 
-def _generation(output: Any) -> Generation:
-    """Read the last output of a request; None where there was no output."""
-    reply = output.outputs[0] if output is not None else None
-    if reply is None or reply.finish_reason not in ("stop", "length"):
-        raise EngineError("vLLM was stopped before it finished a request")
-    finish: FinishReason = "stop" if reply.finish_reason == "stop" else "length"
-    usage = Usage(
+def _scoring(**asked: Any) -> Any:
+    """Parameters of a request that is about log-probabilities: one token is written, as vLLM wants it."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    try:
+        return SamplingParams(
+            max_tokens=1, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **asked
+        )
+    except TypeError:
+        raise EngineError(
+            "this version of vLLM cannot give the log-probabilities of chosen tokens; pip install --upgrade vllm"
+        ) from None
+
+
+def _usage(output: Any) -> Usage:
+    return Usage(
         prompt_tokens=len(output.prompt_token_ids),
         cached_tokens=output.num_cached_tokens or 0,
-        completion_tokens=len(reply.token_ids),
+        completion_tokens=len(output.outputs[0].token_ids),
     )
-    return Generation(text=reply.text, finish_reason=finish, usage=usage)
 
 
 async def open_vllm(config: EngineConfig) -> VllmEngine:
@@ -205,10 +266,13 @@ def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
                 },
                 concurrency=config.concurrency or settings.scheduler_config.max_num_seqs,
                 seeded=kind == "cuda",
+                choice_logprobs=True,
+                reply_logprob=True,
             )
             # No local variable for vLLM's object: failed imports below keep this frame alive, and it would then be
             # destroyed when the interpreter ends, with a complaint.
-            engine = VllmEngine(AsyncLLM.from_vllm_config(settings, disable_log_stats=True), chat, info, log)
+            with _environment(_NO_COMPILER if kind == "cpu" else {}):
+                engine = VllmEngine(AsyncLLM.from_vllm_config(settings, disable_log_stats=True), chat, info, log)
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"vLLM cannot run {model}{log.cause() or ': ' + _line(error)}") from None
     if not verbose:

@@ -2,11 +2,14 @@
 client library's version."""
 
 import re
+from collections.abc import Mapping
+from typing import Annotated
 
 import openai
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from cai.engines.servers import Server, TryError
+from cai.engines.toplogprobs import Position
 from cai.errors import EngineError, RecordError
 from cai.records import FinishReason, Generation, Usage
 
@@ -37,10 +40,60 @@ class _Said(BaseModel):
     refusal: str | None = None
 
 
+_Logprob = Annotated[float, Field(allow_inf_nan=False, le=1e-3)]
+"""Servers write a number such as -9999 for minus infinity, and rounding may lead a little above 0."""
+
+
+class _Token(BaseModel):
+    token: str
+    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    """The token's text in UTF-8. Some servers write the vocabulary's own spelling in `token`."""
+    logprob: _Logprob
+
+    @property
+    def text(self) -> str:
+        return bytes(self.bytes).decode(errors="replace") if self.bytes else self.token
+
+
+class _ListedToken(_Token):
+    top_logprobs: list[_Token] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_ListedToken] | None = None
+    """In chat completions; llama.cpp has it in plain completions too."""
+    tokens: list[str] = []
+    """In plain completions, with `top_logprobs`."""
+    top_logprobs: list[Mapping[str, _Logprob] | None] | None = None
+
+    def positions(self) -> tuple[Position, ...]:
+        """The tokens with what is listed for each.
+
+        Raises:
+            ValueError: there are more or fewer lists than tokens.
+        """
+        if self.content is not None:
+            return tuple(
+                Position(token.text, tuple((other.text, other.logprob) for other in token.top_logprobs))
+                for token in self.content
+            )
+        lists = [{}] * len(self.tokens) if self.top_logprobs is None else self.top_logprobs
+        return tuple(
+            Position(text, tuple((listed or {}).items())) for text, listed in zip(self.tokens, lists, strict=True)
+        )
+
+
 class _Choice(BaseModel):
     message: _Said | None = None
     text: str | None = None
+    logprobs: object = None
+    """Read by `read_positions` alone: nobody else's reply is to fail by its form."""
     finish_reason: str | None = None
+
+    @property
+    def written(self) -> str | None:
+        """The reply's text."""
+        return self.message.content if self.message else self.text
 
 
 class _Cached(BaseModel):
@@ -89,6 +142,42 @@ def read_reply(server: Server, content: bytes) -> Generation:
         TryError: it is not a completion.
         RecordError: the server withheld the text.
     """
+    choice, usage = _first_choice(server, content)
+    if choice.written is None:
+        raise TryError(server, "malformed_response", "sent a reply without text")
+    finish: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
+    return Generation(text=choice.written, finish_reason=finish, usage=usage)
+
+
+def read_positions(server: Server, content: bytes) -> tuple[tuple[Position, ...], Usage]:
+    """Read the most likely tokens at each position of a completion of either kind; none where the reply is empty.
+
+    Raises:
+        TryError: it is not a completion, or its log-probabilities cannot be read.
+        RecordError: the server withheld the text.
+        EngineError: it came without log-probabilities.
+    """
+    choice, usage = _first_choice(server, content)
+    try:
+        logprobs = _Logprobs.model_validate(choice.logprobs or {})
+        positions = logprobs.positions()
+    except ValueError:  # pydantic's errors among them
+        text = server.quote(str(choice.logprobs))
+        raise TryError(server, "malformed_response", f"sent log-probabilities that cannot be read: {text}") from None
+    lists = [bool(position.top) for position in positions]
+    if not any(lists) and (lists or choice.written):
+        raise no_logprobs(server, "its reply came without them")
+    if not all(lists):
+        raise TryError(server, "malformed_response", "sent log-probabilities of some tokens only")
+    return positions, usage
+
+
+def no_logprobs(server: Server, words: str) -> EngineError:
+    """What it means that a server does not give the most likely tokens."""
+    return EngineError(f"{server.url} offers no log-probabilities ({words}); use --sample-verdicts N or another server")
+
+
+def _first_choice(server: Server, content: bytes) -> tuple[_Choice, Usage]:
     try:
         reply = _Reply.model_validate_json(content)
     except ValidationError:
@@ -97,17 +186,14 @@ def read_reply(server: Server, content: bytes) -> Generation:
     if not reply.choices:
         raise TryError(server, "malformed_response", "sent a reply without choices")
     choice = reply.choices[0]
-    said = choice.message or _Said(content=choice.text)
-    if choice.finish_reason == "content_filter" or said.refusal:
-        reason = server.quote(said.refusal or "its content filter stopped it")
+    refusal = choice.message.refusal if choice.message else None
+    if choice.finish_reason == "content_filter" or refusal:
+        reason = server.quote(refusal or "its content filter stopped it")
         raise RecordError("request_refused", f"{server.url} withheld the reply: {reason}")
-    if said.content is None:
-        raise TryError(server, "malformed_response", "sent a reply without text")
     if choice.finish_reason not in ("stop", "length"):
         reason = f"sent a reply with the unknown finish reason {choice.finish_reason}"
         raise TryError(server, "malformed_response", reason)
-    finish: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
-    return Generation(text=said.content, finish_reason=finish, usage=_usage(reply.usage or _Counts()))
+    return choice, _usage(reply.usage or _Counts())
 
 
 def read_error(server: Server, error: openai.APIStatusError) -> TryError | EngineError | RecordError:

@@ -56,6 +56,29 @@ def greedy_text(model: Any, tokenizer: Any, text: str, count: int) -> str:
     return found
 
 
+def opened_chat(tokenizer: Any, text: str, prefill: str = "") -> str:
+    """A user's turn in the model's own template, with the beginning of the assistant's."""
+    rows = [{"role": "user", "content": text}]
+    found: str = tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=False)
+    return found + prefill
+
+
+def all_logprobs(model: Any, tokenizer: Any, text: str) -> Any:
+    """Transformers' log-probabilities after each token of `text`, (T, V), from one forward pass: the reference."""
+    import torch
+
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        return torch.log_softmax(model(ids).logits[0].float(), dim=-1)
+
+
+def option_logprobs(model: Any, tokenizer: Any, text: str) -> list[float]:
+    """Log-probabilities of A and B after `text`, each over the two tokens that the default model has for it."""
+    last = all_logprobs(model, tokenizer, text)[-1]
+    ids = [[token for (token,) in tokenizer([name, f" {name}"])["input_ids"]] for name in ("A", "B")]
+    return [float(last[spellings].logsumexp(0)) for spellings in ids]
+
+
 def kill_processes() -> int:
     """Kill -9 the engine's processes, and return how many there were."""
     children = multiprocessing.active_children()

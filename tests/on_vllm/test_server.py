@@ -1,12 +1,14 @@
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from running import greedy_text, user
+from running import greedy_text, opened_chat, option_logprobs, user
 from vllm_server import NAME, VllmServer
 
 from cai.config import EngineConfig
+from cai.engines.base import ChoiceLogprobs
 from cai.engines.openai import OpenAIEngine, open_openai
 from cai.errors import EngineError, RecordError
 from cai.records import Generation, Message, Sampling
@@ -111,6 +113,50 @@ def test_a_shared_prefix_is_served_from_the_cache(server: VllmServer) -> None:
     found = ask(server, *user(LONG + "And stop."), max_tokens=2)
     assert found.usage.cached_tokens >= 128
     assert server.metric("prefix_cache_hits_total") - hits == found.usage.cached_tokens
+
+
+CHOOSE = "Which is the capital of France? (A) Paris (B) Rome. Answer by the letter."
+PREFILL = "The answer is ("
+
+
+def choose(server: VllmServer, text: str, prefill: str = PREFILL, **options: Any) -> ChoiceLogprobs:
+    """The probabilities of A and B."""
+    found: ChoiceLogprobs = run(
+        server, lambda engine: engine.choice_logprobs(user(text), prefill, ("A", "B")), **options
+    )
+    return found
+
+
+@pytest.mark.parametrize("format", ["chat", "transcript"])
+@pytest.mark.parametrize("prefill", [PREFILL, "Answer: ("])
+def test_choices_are_as_likely_as_with_transformers(server: VllmServer, model: str, format: str, prefill: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    plain = f"\n\nHuman: {CHOOSE}\n\nAssistant: {prefill}"
+    text = opened_chat(tokenizer, CHOOSE, prefill) if format == "chat" else plain
+    expected = option_logprobs(reference, tokenizer, text)
+    found = choose(server, CHOOSE, prefill, format=format)
+    assert found.logprobs == pytest.approx(expected, abs=1e-4)
+    assert found.off_mass == pytest.approx(1 - math.fsum(map(math.exp, expected)), abs=1e-4)
+
+
+def test_two_choices_about_one_text_read_it_once(server: VllmServer) -> None:
+    choose(server, LONG + CHOOSE)
+    hits = server.metric("prefix_cache_hits_total")
+    found = choose(server, LONG + "Now choose. " + CHOOSE)
+    assert found.usage.cached_tokens >= 128
+    assert server.metric("prefix_cache_hits_total") - hits == found.usage.cached_tokens
+
+
+def test_a_server_that_shows_shorter_lists_is_refused_with_its_words(
+    server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # This one shows 20 tokens; one that was started to show fewer says the same of 20.
+    monkeypatch.setattr("cai.engines.openai.TOP_LOGPROBS", 21)
+    with pytest.raises(EngineError, match=r"offers no log-probabilities.*20.*--sample-verdicts"):
+        choose(server, CHOOSE)
 
 
 def test_a_server_killed_mid_run_stops_the_run_instead_of_hanging(server: VllmServer) -> None:

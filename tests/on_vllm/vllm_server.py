@@ -29,6 +29,7 @@ class VllmServer:
         command += ["--port", str(port), "--model", model, "--served-model-name", NAME, "--dtype", "float32"]
         command += ["--max-model-len", "2048", "--enforce-eager", "--enable-prompt-tokens-details", *options]
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # no part of the sampler is to be compiled for log-probabilities
         with log.open("wb") as file:
             self._process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -1,0 +1,239 @@
+"""The tables that labels are exported as: what a row holds and how it follows from a label or a human choice."""
+
+import json
+
+from cai.data.dataset import Row, Table, conversation_chars
+from cai.prompting import transcript
+from cai.records import Comparison, Label, Message, stable_seed
+
+EXACT = 1e-9
+"""Probabilities this close to 0.5 are it: the mean over two orders that cancel out misses it by rounding."""
+
+LABEL_STUDIO_CONFIG = """\
+<View>
+  <Text name="prompt" value="$prompt"/>
+  <Pairwise name="pairwise" toName="response_a,response_b"/>
+  <Text name="response_a" value="$response_a"/>
+  <Text name="response_b" value="$response_b"/>
+</View>
+"""
+"""The labelling interface that the Label Studio tasks are for."""
+
+
+class PreferenceRow(Row):
+    """Two responses to a prompt; `chosen` is likelier to be the better one. Ties are included, with their p."""
+
+    prompt: tuple[Message, ...]
+    """The conversation up to the last user turn."""
+    chosen: tuple[Message, ...]
+    """The response that is likelier to be the better one, as one assistant message; in an exact tie, drawn."""
+    rejected: tuple[Message, ...]
+    """The other response, as one assistant message."""
+    p_chosen: float
+    """Probability that `chosen` is the better one, from 0.5 to 1: the label to learn from. 1 for human choices."""
+    p_ab: float | None
+    """That probability where the judge saw `chosen` first, before any clamp; null where it saw one at a time."""
+    p_ba: float | None
+    """That probability where the judge saw `chosen` second, before any clamp; null where it saw one at a time."""
+    position_flip: float | None
+    """Share of the principles by which another response wins in the other order; null where orders do not apply."""
+    off_mass: float | None
+    """Probability that the judge gave to anything but its options, mean over its answers; null for human choices."""
+    principle_ids: tuple[str, ...]
+    """Principles that the judge was asked by, each once; none for human choices."""
+    judge_model: str | None
+    """Model of the judge; null for human choices."""
+    constitution_sha256: str | None
+    """Hash of the constitution's content; null for human choices."""
+    seed: int
+    """Seed of the run."""
+    source: str
+    """`ai` (a judge's label) or `human` (the choice that came with the data)."""
+    annotator_id: str | None
+    """Who chose, where that is known; null for labels of a judge."""
+    id: str
+    """Id of the comparison."""
+    prompt_id: str
+    """Id of the prompt; all comparisons of a prompt share it."""
+    chosen_origin: str
+    """Who wrote `chosen`: name of a policy, `draft`, `revision 2` …; empty where it is not known."""
+    rejected_origin: str
+    """Who wrote `rejected`."""
+    response_source: str
+    """How the two came about: `sampled`, `revision`, `contrast` or `file`."""
+    kind: str
+    """Kind of the prompt: `red_team` or `helpful`."""
+    topic: str | None
+    """Topic of the prompt, where the prompt set names one."""
+
+    @property
+    def chars(self) -> int:
+        return conversation_chars(self.prompt, self.chosen, self.rejected)
+
+
+class KtoRow(Row):
+    """One response that is better (`label` true) or worse than another one. Two rows for each pair that is no tie.
+
+    A response that was compared several times may be in some rows with true and in others with false.
+    """
+
+    prompt: tuple[Message, ...]
+    """The conversation up to the last user turn."""
+    completion: tuple[Message, ...]
+    """The response, as one assistant message."""
+    label: bool
+    """Whether it is the better one of its pair."""
+    id: str
+    """`<id of the comparison>/chosen` or `…/rejected`."""
+    prompt_id: str
+    """Id of the prompt."""
+    source: str
+    """`ai` or `human`."""
+
+    @property
+    def chars(self) -> int:
+        return conversation_chars(self.prompt, self.completion)
+
+
+class SwarmPreferenceRow(Row):
+    """The same pairs, without ties, in the preference columns of llm-swarm's constitutional-ai example.
+
+    Departure: the whole conversation is kept where the original keeps its first human turn.
+    """
+
+    prompt: str
+    """The last user turn."""
+    messages: tuple[Message, ...]
+    """The conversation, ending with the better response."""
+    chosen: tuple[Message, ...]
+    """The same as `messages`."""
+    rejected: tuple[Message, ...]
+    """The conversation, ending with the other response."""
+
+    @property
+    def chars(self) -> int:
+        return conversation_chars(self.messages, self.chosen, self.rejected)
+
+
+PREFERENCES = Table("preferences", PreferenceRow, ("train", "test"))
+KTO = Table("kto", KtoRow, ("train", "test"))
+SWARM_PREFERENCES = Table("llm_swarm", SwarmPreferenceRow, ("train_prefs", "test_prefs"))
+PREFERENCE_TABLES = (PREFERENCES, KTO, SWARM_PREFERENCES)
+
+
+def is_tie(p: float, margin: float) -> bool:
+    """Whether a probability is 0.5 or within `margin` of it."""
+    return abs(p - 0.5) <= margin + EXACT
+
+
+def ai_row(label: Label) -> PreferenceRow:
+    """The row of a judge's label."""
+    verdict = label.verdict
+    if is_tie(verdict.p_a, 0):
+        a_chosen = stable_seed(label.seed, "tie", label.comparison.id) % 2 == 0
+    else:
+        a_chosen = verdict.p_a > 0.5
+    # Where b is chosen, the order in which it was shown first is "ba".
+    first, second = (verdict.p_ab, verdict.p_ba) if a_chosen else (_other(verdict.p_ba), _other(verdict.p_ab))
+    masses = [judgement.off_mass for judgement in verdict.judgements]
+    return _row(
+        label.comparison if a_chosen else label.comparison.swap(),
+        p_chosen=max(verdict.p_a, 1 - verdict.p_a),
+        p_ab=first,
+        p_ba=second,
+        position_flip=verdict.position_flip,
+        off_mass=sum(masses) / len(masses),
+        principle_ids=tuple(dict.fromkeys(judgement.principle_id for judgement in verdict.judgements)),
+        judge_model=label.model,
+        constitution_sha256=label.constitution_sha256,
+        seed=label.seed,
+        source="ai",
+    )
+
+
+def human_row(comparison: Comparison, seed: int) -> PreferenceRow:
+    """The row of a comparison with a gold label, which people are taken to have given."""
+    return _row(
+        comparison if comparison.gold == "a" else comparison.swap(),
+        p_chosen=1.0,
+        p_ab=None,
+        p_ba=None,
+        position_flip=None,
+        off_mass=None,
+        principle_ids=(),
+        judge_model=None,
+        constitution_sha256=None,
+        seed=seed,
+        source="human",
+    )
+
+
+def kto_rows(row: PreferenceRow) -> tuple[KtoRow, KtoRow]:
+    """The two rows of a pair that is no tie."""
+    chosen, rejected = (
+        KtoRow(
+            prompt=row.prompt,
+            completion=completion,
+            label=label,
+            id=f"{row.id}/{'chosen' if label else 'rejected'}",
+            prompt_id=row.prompt_id,
+            source=row.source,
+        )
+        for completion, label in ((row.chosen, True), (row.rejected, False))
+    )
+    return chosen, rejected
+
+
+def swarm_preference_row(row: PreferenceRow) -> SwarmPreferenceRow:
+    """The row of a pair that is no tie."""
+    chosen = row.prompt + row.chosen
+    return SwarmPreferenceRow(
+        prompt=row.prompt[-1].content, messages=chosen, chosen=chosen, rejected=row.prompt + row.rejected
+    )
+
+
+def label_studio_task(label: Label, margin: float) -> str:
+    """A task for `LABEL_STUDIO_CONFIG` as JSON on one line, with the label as prediction; a tie predicts nothing."""
+    comparison, p_a = label.comparison, label.verdict.p_a
+    choice = {
+        "from_name": "pairwise",
+        "to_name": "pairwise",
+        "type": "pairwise",
+        "value": {"selected": "left" if p_a > 0.5 else "right"},
+    }
+    prediction = {"model_version": label.model, "score": max(p_a, 1 - p_a), "result": [choice]}
+    task = {
+        "data": {
+            "id": comparison.id,
+            "prompt": transcript(comparison.prompt.messages).strip(),
+            "response_a": comparison.a.text,
+            "response_b": comparison.b.text,
+        },
+        "predictions": [] if is_tie(p_a, margin) else [prediction],
+    }
+    return json.dumps(task, ensure_ascii=False)
+
+
+def _row(better_first: Comparison, **columns: object) -> PreferenceRow:
+    """The row of a comparison whose response a is the better one."""
+    chosen, rejected, prompt = better_first.a, better_first.b, better_first.prompt
+    return PreferenceRow.model_validate(
+        columns
+        | {
+            "prompt": prompt.messages,
+            "chosen": (Message(role="assistant", content=chosen.text),),
+            "rejected": (Message(role="assistant", content=rejected.text),),
+            "annotator_id": None,
+            "id": better_first.id,
+            "prompt_id": prompt.id,
+            "chosen_origin": chosen.origin,
+            "rejected_origin": rejected.origin,
+            "response_source": better_first.source,
+            "kind": prompt.kind,
+            "topic": prompt.topic,
+        }
+    )
+
+
+def _other(p: float | None) -> float | None:
+    return None if p is None else 1 - p

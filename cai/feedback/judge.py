@@ -1,0 +1,125 @@
+"""The judge: principles, a conversation and two responses in, the probability that the first is the better one out.
+
+Four protocols give that probability:
+
+| protocol | the judge sees | p_a by one principle |
+|---|---|---|
+| `pairwise` | both responses, in both orders | option probabilities of A and B (Bai et al. 2022, section 4.1) |
+| `pointwise` | one response at a time | σ(difference of the log-odds of No, it is not at fault) |
+| `score` | one response at a time | σ(difference of the expected ratings from 1 to 10; Lee et al. 2023, section 3.2) |
+| `likelihood` | nothing; it is the author | σ(difference of log p(response | follow) − log p(response | oppose)) |
+
+`likelihood` asks the author to follow or to oppose the principle: the contrast of RLCD (Yang et al. 2023, arXiv
+2307.12950) taken as a label. A verdict is the mean over orders (Lee et al. 2023, section 2.1) and principles (Bai et
+al. 2022, section 4.1), then over protocols.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from cai.constitution import Constitution, Principle
+from cai.engines import Engine
+from cai.errors import RecordError
+from cai.feedback.asking import Asker
+from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution, check_engine
+from cai.feedback.prompts import COMPARISON_FILES, JudgePrompts
+from cai.feedback.protocols import Alone, Likelihood, Pairwise, PrincipleJudge
+from cai.records import Comparison, Judgement, JudgeProtocol, Prompt, Usage, Verdict
+from cai.stage import gather_all
+
+DIGITS = 9
+"""Decimals of a verdict's p_a: beyond them stands rounding noise, which would break exact ties."""
+
+
+class Judge:
+    """Judges comparisons with one engine, one constitution and one set of templates."""
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        constitution: Constitution,
+        prompts: JudgePrompts,
+        engine: Engine,
+        *,
+        seed: int,
+        on_step: Callable[[Usage], None],
+    ) -> None:
+        """Take what the verdicts share; `on_step` is called after every model call.
+
+        Raises:
+            ConfigError: the engine does not offer what a protocol needs, or too few principles serve it.
+        """
+        check_constitution(config, constitution)
+        check_engine(config, engine.info)
+        self._config = config
+        self._constitution = constitution
+        self._prompts = prompts
+        self._seed = seed
+        openings = {
+            file: prompts.opening(file, constitution, config.few_shot, config.cot)
+            for file in (COMPARISON_FILES[config.layout], "question.j2", "score.j2")
+        }
+        asker = Asker(config, prompts, openings, engine, seed=seed, on_step=on_step)
+        self._rater = Alone(config, prompts, asker, "score")
+        self._protocols: Mapping[JudgeProtocol, PrincipleJudge] = {
+            "pairwise": Pairwise(config, prompts, asker),
+            "pointwise": Alone(config, prompts, asker, "pointwise"),
+            "score": self._rater,
+            "likelihood": Likelihood(config, prompts, engine, on_step),
+        }
+
+    async def verdict(self, comparison: Comparison, attempt: int = 0) -> Verdict:
+        """Judge one comparison; all its questions are asked at once, so that the engine can share what they share.
+
+        `attempt` counts the tries that failed before.
+
+        Raises:
+            RecordError: `empty_response`, `identical_responses`; `off_option` where the options have too small a
+                probability; or what the engine could not serve. `step` names the question.
+        """
+        a, b = comparison.a.text.strip(), comparison.b.text.strip()
+        if not a or not b:
+            raise RecordError("empty_response", f"response {'b' if a else 'a'} has no text", "input")
+        if a == b:
+            raise RecordError("identical_responses", "the two responses are the same text", "input")
+        asked: list[Awaitable[list[Judgement]]] = []
+        weights: list[float] = []
+        for protocol in self._config.protocol:
+            for principle, weight in self._principles(protocol, comparison.prompt, comparison.id):
+                asked.append(self._protocols[protocol].judge(comparison, principle, attempt))
+                weights.append(weight / len(self._config.protocol))
+        groups = await gather_all(asked)
+        low, high = self._config.bounds
+        p_a = sum(
+            weight * sum(min(max(one.p_a, low), high) for one in group) / len(group)
+            for weight, group in zip(weights, groups, strict=True)
+        )
+        return Verdict(p_a=round(p_a, DIGITS), judgements=tuple(one for group in groups for one in group))
+
+    async def score(self, prompt: Prompt, reply: str, attempt: int = 0) -> float:
+        """Rate one reply for direct RLAIF: the expected rating from 1 to 10, rescaled to [-1, 1], as the mean over the
+        principles (Lee et al. 2023, section 3.2).
+
+        Raises:
+            RecordError: as `verdict`.
+        """
+        if not reply.strip():
+            raise RecordError("empty_response", "the response has no text", "input")
+        drawn = self._principles("score", prompt, prompt.id)
+        rated = await gather_all(
+            [self._rater.value(prompt, reply, principle, prompt.id, "reply", attempt) for principle, _ in drawn]
+        )
+        expected = sum(weight * value for (_, weight), (value, _) in zip(drawn, rated, strict=True))
+        return (expected - 5.5) / 4.5
+
+    def _principles(self, protocol: JudgeProtocol, prompt: Prompt, id: str) -> list[tuple[Principle, float]]:
+        """The principles to judge by, phrased, with weights that sum to 1; drawn ones weigh the same."""
+        part, tags, number = PARTS[protocol], self._config.tags, self._config.principles
+        if number == "all":
+            chosen = self._constitution.select(part, tags)
+            total = sum(principle.weight for principle in chosen)
+            weights = [principle.weight / total for principle in chosen]
+        else:
+            chosen = tuple(self._constitution.sample(part, number, self._seed, id, tags=tags))
+            weights = [1 / number] * number
+        phrased = [self._prompts.phrase(principle, prompt.topic) for principle in chosen]
+        return list(zip(phrased, weights, strict=True))

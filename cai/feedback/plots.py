@@ -1,0 +1,90 @@
+"""The reliability diagram of a certificate, as PNG or SVG. matplotlib takes long to load, so it is loaded in use."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from cai.feedback.certificate import Certificate, percent
+from cai.feedback.statistics import BINS, Mean, ReliabilityBin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BLUE, _GREY = "#2b6cb0", "#718096"
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.parse_math": False,  # a `$` in a name is no formula
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "cai",  # the ids within the file are random without it
+}
+
+
+def reliability_diagram(certificate: Certificate, format: Literal["png", "svg"]) -> bytes:
+    """Draw accuracy by confidence over a histogram of the confidences; the same certificate gives the same bytes.
+
+    On the diagonal a judge is as often right as it says. Bars at the points are their 95% intervals.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figures, file = certificate.figures, io.BytesIO()
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.6, 5.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        _draw(figure, figures.reliability, figures.accuracy)
+        figure.suptitle(
+            f"{_short(certificate.judge.model)} on {_short(certificate.gold_set.name)}\n"
+            f"accuracy {percent(figures.accuracy)}, ECE {figures.ece:.3f}",
+            fontsize=10,
+        )
+        metadata = {"Date": None} if format == "svg" else {"Software": None}
+        figure.savefig(file, format=format, dpi=150, metadata=metadata)
+    return file.getvalue()
+
+
+def _draw(figure: "Figure", bins: Sequence[ReliabilityBin], accuracy: Mean) -> None:
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _draw_accuracy(upper, bins, accuracy)
+    lows, counts = [bin_.low for bin_ in bins], [bin_.count for bin_ in bins]
+    bars = lower.bar(lows, counts, 0.5 / BINS, align="edge", color=_BLUE, edgecolor="white")
+    lower.bar_label(bars, padding=1, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, columnspacing=1.2)
+    lower.set_ylabel("count")
+    lower.margins(y=0.25)
+    lower.set_yticks([])
+    lower.set_xticks([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    lower.set_xlim(0.49, 1.01)
+    lower.set_xlabel("confidence, max(p, 1 − p)")
+
+
+def _draw_accuracy(axes: "Axes", bins: Sequence[ReliabilityBin], accuracy: Mean) -> None:
+    x, y = [bin_.confidence for bin_ in bins], [bin_.accuracy.value for bin_ in bins]
+    down = [bin_.accuracy.value - bin_.accuracy.low for bin_ in bins]
+    up = [bin_.accuracy.high - bin_.accuracy.value for bin_ in bins]
+    axes.plot([0.5, 1], [0.5, 1], color=_GREY, linestyle="--", linewidth=1, label="as sure as right")
+    axes.axhline(accuracy.value, color=_GREY, linestyle=":", linewidth=1, label="accuracy of all")
+    axes.errorbar(
+        x,
+        y,
+        yerr=[down, up],
+        color=_BLUE,
+        marker="o",
+        markersize=5,
+        linewidth=1,
+        elinewidth=1,
+        capsize=2,
+        label="judge, 95% interval",
+    )
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("accuracy")
+    axes.grid(axis="y", color="#e2e8f0")
+    axes.set_axisbelow(True)
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which for a path is the part that tells."""
+    return name if len(name) <= 30 else "…" + name[-29:]

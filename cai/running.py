@@ -1,0 +1,215 @@
+"""The life of a run, the same for every generating stage: open its directory, work on what is not there yet, export.
+
+A stage describes what it does as a `Job`. Its work falls into one or more phases, each with an engine of its own; the
+engines are opened one after the other, and one whose phase has nothing left to do is not opened at all.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+
+from cai import __version__
+from cai.config import EngineConfig, StageConfig
+from cai.constitution import Constitution, frozen_yaml
+from cai.data.dataset import DatasetCounts
+from cai.engines import Engine, open_engine
+from cai.errors import RunDirError, StageError
+from cai.progress import StageProgress
+from cai.records import Failure, Record, StageResult, Usage
+from cai.rundir import Manifest, RunDir, shared_keys_digest
+from cai.stage import WorkItem, run_interruptible, run_stage, sigterm_interrupts
+
+InputT = TypeVar("InputT")
+ResultT = TypeVar("ResultT", bound=StageResult)
+CountsT = TypeVar("CountsT", bound=DatasetCounts, covariant=True)
+
+OnStep = Callable[[Usage], None]
+"""To be called after each model call, with what it took."""
+REJECTS = "rejects.jsonl"
+
+
+@dataclass(frozen=True)
+class Phase(Generic[InputT, ResultT]):
+    """What one engine does in a run."""
+
+    engine: EngineConfig
+    items: Callable[[], Iterator[WorkItem[InputT]]]
+    """Begins anew to give all items in order, finished or not. No id or index stands in two phases."""
+    worker: Callable[[Engine, OnStep], Callable[[WorkItem[InputT]], Awaitable[ResultT]]]
+    """Makes the work on one item, for `run_stage`, out of the opened engine."""
+    name: str = ""
+    """Names the engine in the manifest, where there are several phases."""
+
+
+@dataclass(frozen=True)
+class Job(Generic[InputT, ResultT, CountsT]):
+    """All that makes one stage's run different from another's."""
+
+    stage: str
+    noun: str
+    """What progress and messages count, in the plural: `chains`."""
+    config: StageConfig
+    hashes: Mapping[str, str]
+    """Content hash of each input."""
+    constitution: Constitution | None
+    """To be frozen in the run directory."""
+    counts: Mapping[str, int]
+    """Figures of the inputs for the manifest."""
+    total: int
+    """Items of all phases."""
+    rejects: Sequence[Record]
+    """Input rows that cannot be used."""
+    phases: Sequence[Phase[InputT, ResultT]]
+    counts_model: type[CountsT]
+    export: Callable[[RunDir], CountsT]
+    """Writes the data set of all that is finished; is not called where nothing came since the last export."""
+    export_key: str = ""
+    """Stands for the settings that the export alone depends on; where it is another one, the export is made anew."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[CountsT]):
+    """What a run left behind."""
+
+    path: Path
+    manifest: Manifest
+    counts: CountsT
+    progress: StageProgress
+    """Of this session."""
+
+
+def default_out(name: str, config: StageConfig, hashes: Mapping[str, str]) -> Path:
+    """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
+    digest = shared_keys_digest(config.model_dump(mode="json"), hashes, config.free_keys)
+    return Path("runs") / f"{name}-{digest[:8]}"
+
+
+def run_job(
+    job: Job[InputT, ResultT, CountsT],
+    out: Path,
+    console: Console,
+    *,
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+    retry_failed: bool = False,
+) -> Outcome[CountsT]:
+    """Make, or go on with, the run in `out`.
+
+    Raises:
+        KeyboardInterrupt: interrupted by a signal; what is finished is kept.
+        StageError: more than `max_failure_share` of the items failed; everything is written all the same.
+        CaiError: the run cannot go on; what is finished is kept.
+    """
+    config = job.config
+    with (
+        sigterm_interrupts(),
+        RunDir.open(
+            out,
+            stage=job.stage,
+            config=config.model_dump(mode="json"),
+            inputs=job.hashes,
+            seed=config.seed,
+            command=command,
+            free_keys=config.free_keys,
+            overwrite=overwrite,
+        ) as run,
+    ):
+        if job.constitution is not None:
+            run.write_text("constitution.yaml", frozen_yaml(job.constitution))
+        run.manifest.counts = {**job.counts, "rejected_rows": len(job.rejects)}
+        if job.rejects:
+            run.write_text(REJECTS, "".join(f"{reject.model_dump_json()}\n" for reject in job.rejects))
+        progress = StageProgress(console, job.noun, job.total, run.finished + (0 if retry_failed else run.failed))
+        try:
+            if phases := _unfinished(job, run, retry_failed):
+                run_interruptible(_generate(job, phases, run, progress, retry_failed))
+            counts = _last_export(job, run)
+            if counts is None:
+                counts = job.export(run)
+                run.manifest.export = {**_exportable(job, run), "counts": counts.model_dump(mode="json")}
+        except BaseException:
+            with contextlib.suppress(RunDirError):
+                run.save("stopped")
+            raise
+        allowed = config.max_failure_share * job.total
+        run.save("failed" if run.failed > allowed else "finished")
+        if run.failed > allowed:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in run.manifest.failures.items())
+            raise StageError(
+                f"{run.failed} of {job.total} {job.noun} failed ({reasons}), more than the share of "
+                f"{config.max_failure_share:g} that is allowed; {out}/failures.jsonl has each. "
+                "--retry-failed tries them again, --max-failure-share allows more"
+            )
+        return Outcome(out, run.manifest, counts, progress)
+
+
+async def _generate(
+    job: Job[InputT, ResultT, CountsT],
+    phases: Sequence[Phase[InputT, ResultT]],
+    run: RunDir,
+    progress: StageProgress,
+    retry_failed: bool,
+) -> None:
+    """Make the records that are not there yet."""
+
+    def keep(result: ResultT) -> None:
+        run.append(result, result.usage)
+        progress.finished()
+
+    def fail(failure: Failure) -> None:
+        run.append_failure(failure)
+        progress.failure()
+
+    for phase in phases:
+        progress.note(f"opening the engine {phase.engine.engine} …")
+        async with open_engine(phase.engine) as engine:
+            progress.note(f"model: {engine.info.model}")
+            info = engine.info.model_dump(mode="json")
+            run.manifest.engine = info if len(job.phases) == 1 else {**run.manifest.engine, phase.name: info}
+            run.save("running")
+            work = phase.worker(engine, progress.step)
+            with progress, run.at_work():
+                await run_stage(
+                    _waiting(phase, run, retry_failed),
+                    work,
+                    concurrency=phase.engine.concurrency or engine.info.concurrency,
+                    on_result=keep,
+                    on_failure=fail,
+                )
+
+
+def _unfinished(
+    job: Job[InputT, ResultT, CountsT], run: RunDir, retry_failed: bool
+) -> Sequence[Phase[InputT, ResultT]]:
+    """The phases in which any item waits for its work."""
+    tried = run.finished + (0 if retry_failed else run.failed)
+    if job.config.limit is None and tried >= job.total:
+        return ()  # all that was tried is among the inputs, so counting is enough, and quick
+    return [phase for phase in job.phases if any(True for _ in _waiting(phase, run, retry_failed))]
+
+
+def _waiting(phase: Phase[InputT, ResultT], run: RunDir, retry_failed: bool) -> Iterator[WorkItem[InputT]]:
+    """The items that wait for their work."""
+    for item in phase.items():
+        tries = run.failed_tries(item.id)
+        if not run.is_finished(item.id) and (retry_failed or not tries):
+            yield replace(item, attempt=tries) if tries else item
+
+
+def _exportable(job: Job[InputT, ResultT, CountsT], run: RunDir) -> dict[str, Any]:
+    """What an export is made from; where it is the same, so is the export."""
+    return {"cai": __version__, "records": run.finished, "failures": run.failures, "key": job.export_key}
+
+
+def _last_export(job: Job[InputT, ResultT, CountsT], run: RunDir) -> CountsT | None:
+    """Counts of the last export, where it is still there and nothing came since."""
+    export = run.manifest.export
+    if not _exportable(job, run).items() <= export.items():
+        return None
+    counts = job.counts_model.model_validate(export["counts"])
+    files = ("README.md", *counts.other_files, *(file.path for file in counts.files))
+    return counts if all((run.path / name).is_file() for name in files) else None

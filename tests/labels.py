@@ -1,0 +1,91 @@
+"""Labels and certificates for tests, with figures that are known by construction."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cai.feedback.certificate import Certificate, GoldSet, JudgeIdentity, certify
+from cai.records import Comparison, Judgement, Label, Message, Prompt, Response, Side, Usage, Verdict
+
+
+def judgement(p_a: float, order: Any = None, *, off_mass: float = 0.0, usage: Usage | None = None) -> Judgement:
+    return Judgement(
+        protocol="pairwise" if order else "pointwise",
+        principle_id="harm",
+        order=order,
+        p_a=p_a,
+        off_mass=off_mass,
+        usage=usage or Usage(),
+    )
+
+
+def label(
+    number: int,
+    *judgements: Judgement,
+    gold: Side | None = "a",
+    question: str | None = None,
+    a: str = "yes",
+    b: str = "nay",
+    topic: str | None = None,
+) -> Label:
+    """A label whose p_a is the mean of the judgements'."""
+    messages = (Message(role="user", content=question or f"Question {number}?"),)
+    return Label(
+        id=f"c{number}",
+        index=number,
+        comparison=Comparison(
+            id=f"c{number}",
+            prompt=Prompt(id=f"p{number}", messages=messages, topic=topic),
+            a=Response(text=a),
+            b=Response(text=b),
+            source="file",
+            gold=gold,
+        ),
+        verdict=Verdict(p_a=sum(one.p_a for one in judgements) / len(judgements), judgements=judgements),
+        constitution_sha256="c" * 64,
+        templates_sha256="t" * 64,
+        model="tiny",
+        seed=7,
+    )
+
+
+def judge(**changes: object) -> JudgeIdentity:
+    known: dict[str, Any] = {
+        "engine": "transformers",
+        "model": "tiny",
+        "adapter": None,
+        "dtype": "float32",
+        "settings": {"protocol": ["pairwise"], "layout": "principle-last", "cot": False, "scale": 1.0},
+        "principle_ids": ("harm", "honesty"),
+        "constitution_sha256": "c" * 64,
+        "templates_sha256": "t" * 64,
+    }
+    return JudgeIdentity.model_validate(known | changes)
+
+
+def certificate(
+    labels: Sequence[Label],
+    *,
+    failures: Mapping[str, int] | None = None,
+    seconds: float = 10.0,
+    name: str = "planted",
+    created: str = "2026-11-21T10:00:00+00:00",
+    **changes: object,
+) -> Certificate:
+    return certify(
+        labels,
+        judge=judge(**changes),
+        gold_set=GoldSet(name=name, sha256="s" * 64, rows=len(labels)),
+        failures=failures or {},
+        seconds=seconds,
+        seed=1,
+        created=created,
+    )
+
+
+def right_and_wrong(right: int, wrong: int, p: float = 0.7) -> list[Label]:
+    """Labels of one prompt each; the gold side alternates, and both responses are equally long."""
+    sides: tuple[Side, Side] = ("a", "b")
+    return [
+        label(number, judgement(p if (number < right) == (sides[number % 2] == "a") else 1 - p), gold=sides[number % 2])
+        for number in range(right + wrong)
+    ]
