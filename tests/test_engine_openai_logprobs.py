@@ -172,7 +172,7 @@ def test_a_tokens_bytes_are_its_text() -> None:
 
 
 def test_minus_infinity_as_servers_write_it_is_probability_zero() -> None:
-    top = [token("A", 0.0), token("B", -9999.0), token("C", -3.4028234663852886e38)]
+    top = [token("A", 0.0), token("B", -9999.0), token("C", -3.4028234663852886e38), token("D", -math.inf)]
     with ChatServer([with_logprobs({"content": [{**top[0], "top_logprobs": top}]})]) as server:
         assert choose(server).logprobs == (0.0, -math.inf)
 

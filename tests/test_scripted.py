@@ -56,10 +56,8 @@ def test_a_choice_that_is_not_named_has_probability_zero(script: Callable[[str],
     assert choose(engine, ("A", "B")).off_mass == 1.0
 
 
-def test_ten_tenths_are_not_more_than_one(script: Callable[[str], Engine]) -> None:
-    digits = tuple("abcdefghij")
-    engine = script("- choices: {" + ", ".join(f"{digit}: 0.1" for digit in digits) + "}")
-    assert choose(engine, digits).off_mass == pytest.approx(0.0)
+def test_rounding_may_lead_a_little_above_one(script: Callable[[str], Engine]) -> None:
+    assert choose(script("- choices: {'Yes': 0.5, 'No': 0.5000000001}")).off_mass == 0.0
 
 
 def test_a_rule_answers_requests_of_its_kind_only(script: Callable[[str], Engine]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cai.engines.chat import common_length  # noqa: E402
 from cai.engines.trie import nearest_first, prefix_trie, tree_mask  # noqa: E402
 
 # Preorder by hand: 1 2 3 | 4 5 (of 1 2 3 4 5) | 6 (of 1 2 6) | 7 8 (of 7 8)
@@ -81,3 +82,9 @@ def test_a_trie_of_many_levels_needs_no_recursion() -> None:
     trie = prefix_trie([list(range(length)) for length in range(1, 3000)])
     assert trie.tokens == list(range(2999))
     assert trie.added == [1] * 2999
+
+
+def test_common_prefix_length() -> None:
+    assert common_length([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert common_length([1, 2], [1, 2, 3]) == 2
+    assert common_length([1], [2]) == 0

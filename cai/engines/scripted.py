@@ -43,7 +43,7 @@ class Answer(StrictModel):
     def _checked(self) -> Self:
         if all(value is None for value in (self.say, self.choices, self.logprob, self.fail)):
             raise ValueError("answers nothing; give it `say`, `choices`, `logprob` or `fail`")
-        # Ten times 0.1 is a little more than 1.
+        # Rounded probabilities may add up to a little more than 1.
         if self.choices is not None and (total := math.fsum(self.choices.values())) > 1 + 1e-9:
             raise ValueError(f"the probabilities of its `choices` add up to {total:g}; they must not exceed 1")
         return self

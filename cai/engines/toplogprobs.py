@@ -32,8 +32,8 @@ def read_choices(
 ) -> tuple[tuple[float, ...], float]:
     """Read how likely each choice is at the first position that is not mere lead-in.
 
-    White space, brackets, quotation marks, asterisks and punctuation are lead-in, and so is a repetition of `prefill`
-    by a model that starts its reply over. A choice has the sum over its listed spellings. One without any gets the
+    Signs without letters (white space, brackets, quotation marks, asterisks) are lead-in, and so is a repetition of
+    `prefill` by a model that starts its reply over. A choice has the sum over its listed spellings. One without any gets the
     highest probability that it can have: it is not above the least listed token, nor above what the list leaves of 1.
     Where no choice is listed, nothing is known of any, and all have probability 0.
 
@@ -76,7 +76,7 @@ def _deciding(positions: Sequence[Position], prefill: str, choices: Sequence[str
         written += position.text
         if spelled_choice(position.text, choices) is not None:
             return position
-        if spelled_choice(position.text, ("",)) is None and not _letters(prefill).startswith(_letters(written)):
+        if not _letters(prefill).startswith(_letters(written)):
             return position
     return None
 

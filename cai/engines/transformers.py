@@ -38,7 +38,7 @@ from transformers import (
 
 from cai.config import EngineConfig
 from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
-from cai.engines.chat import ChatFormat, common_length as _common
+from cai.engines.chat import ChatFormat, common_length
 from cai.engines.choices import choice_tokens
 from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
 from cai.engines.options import refuse_options
@@ -297,7 +297,7 @@ class TransformersEngine:
     def _prefix(self, batch: list[_Request], capacity: int) -> tuple[int, DynamicCache]:
         """Length of the prefix that all rows share, and a cache for `capacity` tokens a row that starts with it."""
         first = batch[0].ids
-        shared = min(_common(first, request.ids) for request in batch)
+        shared = min(common_length(first, request.ids) for request in batch)
         shared = min(shared, min(len(request.ids) for request in batch) - 1)  # at least one token is left to read
         known = [entry for entry in self._prefixes if len(entry[0]) <= shared and first[: len(entry[0])] == entry[0]]
         best = max(known, key=lambda entry: len(entry[0]), default=None)

@@ -40,13 +40,13 @@ class _Said(BaseModel):
     refusal: str | None = None
 
 
-_Logprob = Annotated[float, Field(allow_inf_nan=False, le=1e-3)]
-"""Servers write a number such as -9999 for minus infinity, and rounding may lead a little above 0."""
+_Logprob = Annotated[float, Field(le=1e-3)]
+"""Rounding may lead a little above 0. For minus infinity most servers write a number such as -9999."""
 
 
 class _Token(BaseModel):
     token: str
-    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    bytes: list[int] | None = None
     """The token's text in UTF-8. Some servers write the vocabulary's own spelling in `token`."""
     logprob: _Logprob
 
@@ -70,7 +70,7 @@ class _Logprobs(BaseModel):
         """The tokens with what is listed for each.
 
         Raises:
-            ValueError: there are more or fewer lists than tokens.
+            ValueError: there are more or fewer lists than tokens, or a byte is none.
         """
         if self.content is not None:
             return tuple(
