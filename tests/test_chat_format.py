@@ -292,8 +292,10 @@ def test_prompt_and_given_text_must_fit_the_context() -> None:
         assert caught.value.reason == "context_overflow"
 
 
-def test_the_vocabulary_is_the_text_of_each_token(smollm: Any) -> None:
-    vocabulary = ChatFormat(smollm, "auto", 99).vocabulary
-    assert len(vocabulary) == len(smollm)
-    for token in ("A", "ĠA", "ĊĊ", "ĠParis"):
-        assert vocabulary[smollm.convert_tokens_to_ids(token)] == token.replace("Ġ", " ").replace("Ċ", "\n")
+def test_choices_are_found_among_the_texts_of_all_tokens(smollm: Any) -> None:
+    chat = ChatFormat(smollm, "auto", 99)
+    ids = {token: smollm.convert_tokens_to_ids(token) for token in ("A", "ĠA", "(A", "Ġ(", "Paris", "ĠParis", "a")}
+    letter, city = chat.choice_tokens(("A", "Paris"))
+    assert {ids["A"], ids["ĠA"]} <= set(letter)
+    assert {ids["ĠParis"]} <= set(city)
+    assert not {ids["Ġ("], ids["a"]} & {*letter, *city}

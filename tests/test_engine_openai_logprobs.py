@@ -70,6 +70,18 @@ def test_any_other_server_is_asked_without_prefill_for_enough_tokens_to_write_it
     }
 
 
+def test_reasons_before_the_answer_need_a_server_that_goes_on_with_them() -> None:
+    reasons = "The first is rude.\n\nSo the answer is ("
+    with ChatServer(default=SURE) as server:
+        with pytest.raises(EngineError, match=r"not known to go on with reasons.*judge without them"):
+            choose(server, prefill=reasons)
+        assert server.requests == []
+        assert probabilities(choose(server, prefill=reasons, format="transcript")) == pytest.approx([0.7, 0.2])
+    with ChatServer([SURE], models_answer=models(MODEL, owned_by="vllm")) as server:
+        choose(server, prefill=reasons)
+    assert server.requests[0].body["messages"][-1]["content"] == reasons
+
+
 @pytest.mark.parametrize("owner", ["vllm", "someone"])
 def test_an_empty_prefill_adds_no_turn(owner: str) -> None:
     with ChatServer([SURE], models_answer=models(MODEL, owned_by=owner)) as server:
@@ -135,6 +147,12 @@ def test_lead_in_and_a_prefill_written_out_are_passed_over() -> None:
         found = choose(server)
     assert probabilities(found) == pytest.approx([0.1, 0.8])
     assert found.off_mass == pytest.approx(0.1)
+
+
+def test_words_of_a_prefill_that_was_sent_are_not_passed_over() -> None:
+    answer = listed({"The": 0.5, "A": 0.3, "B": 0.1}, {"B": 1.0})
+    with ChatServer([answer], models_answer=models(MODEL, owned_by="vllm")) as server:
+        assert probabilities(choose(server)) == pytest.approx([0.3, 0.1])
 
 
 def test_an_answer_without_any_choice_has_all_its_mass_elsewhere() -> None:

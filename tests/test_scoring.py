@@ -155,11 +155,11 @@ def test_options_do_not_tie_where_bfloat16_logits_do(folder: Path, tmp_path: Pat
 
 def test_single_letters_count_as_they_are_and_words_in_any_case(folder: Path) -> None:
     async def ask(engine: Any) -> Any:
-        return await engine.choice_logprobs(user("q"), "", ("A", "b")), engine._chat.vocabulary
+        return await engine.choice_logprobs(user("q"), "", ("A", "b")), engine._tokenizer
 
-    answer, vocabulary = with_engine(folder, ask)
+    answer, tokenizer = with_engine(folder, ask)
     (logprobs,) = alone(folder, [tiny_prompt("q")])
-    ids = [vocabulary.index("A"), vocabulary.index("b")]
+    ids = [tokenizer.encode(letter, add_special_tokens=False)[-1] for letter in "Ab"]
     assert answer.logprobs == pytest.approx(logprobs[-1, ids].tolist(), abs=1e-4)
     assert answer.off_mass == pytest.approx(1 - float(logprobs[-1, ids].exp().sum()), abs=1e-4)
 

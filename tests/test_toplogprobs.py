@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from cai.engines.toplogprobs import Position, over_spellings, read_choices, tokens_to_read
+from cai.engines.choices import over_spellings
+from cai.engines.toplogprobs import Position, read_choices, tokens_to_read
 
 AB = ("A", "B")
 
@@ -12,8 +13,8 @@ def position(text: str, **top: float) -> Position:
     return Position(text, tuple((name.replace("_", " "), math.log(p)) for name, p in top.items()))
 
 
-def probabilities(*positions: Position, prefill: str = "", choices: tuple[str, ...] = AB) -> tuple[list[float], float]:
-    logprobs, off_mass = read_choices(positions, prefill, choices)
+def probabilities(*positions: Position, unsent: str = "", choices: tuple[str, ...] = AB) -> tuple[list[float], float]:
+    logprobs, off_mass = read_choices(positions, unsent, choices)
     return [math.exp(logprob) for logprob in logprobs], off_mass
 
 
@@ -72,21 +73,43 @@ def test_lead_in_is_passed_over_even_where_a_choice_is_listed_beside_it() -> Non
     assert off_mass == pytest.approx(0.2)
 
 
-def test_the_prefills_own_words_are_passed_over() -> None:
+def test_the_words_of_a_prefill_that_was_not_sent_are_passed_over() -> None:
     tokens = [position(text, A=0.3) for text in ("The", " better", " re", "ply", " is", ":", " (")]
-    found, _ = probabilities(*tokens, position("B", B=0.6, A=0.2), prefill="The better reply is (")
+    found, _ = probabilities(*tokens, position("B", B=0.6, A=0.2), unsent="The better reply is (")
     assert found == pytest.approx([0.2, 0.6])
 
 
+def test_the_last_words_of_a_prefill_that_was_not_sent_are_passed_over_too() -> None:
+    # Asked how a 1 goes on, the model writes 10 without the words before it.
+    tens = [Position("1", (("1", math.log(0.9)),)), Position("0", (("0", math.log(0.8)), (".", math.log(0.1))))]
+    assert probabilities(*tens, unsent="The rating is: 1", choices=("0",))[0] == pytest.approx([0.8])
+    tens[0] = Position("7", (("7", math.log(0.9)), ("0", math.log(0.05))))
+    assert probabilities(*tens, unsent="The rating is: 1", choices=("0",))[0] == pytest.approx([0.05])
+
+
+def test_words_are_not_passed_over_where_the_prefill_was_sent() -> None:
+    found, _ = probabilities(position("The", A=0.3, B=0.2), position("B", B=0.9))
+    assert found == pytest.approx([0.3, 0.2])
+
+
+def test_a_choice_that_begins_with_another_one_is_not_made_up() -> None:
+    ratings = ("1", "2", "10")
+    top = (("1", math.log(0.6)), ("3", math.log(0.1)))
+    found, _ = probabilities(Position("1", top), choices=ratings)
+    assert found == pytest.approx([0.6, 0.1, 0.0])
+    found, _ = probabilities(Position("1", (*top, ("10", math.log(0.2)))), choices=ratings)
+    assert found == pytest.approx([0.6, 0.1, 0.2])
+
+
 def test_a_choice_that_begins_like_the_prefill_is_read_as_a_choice() -> None:
-    found, _ = probabilities(position("A", A=0.7, B=0.2), position("nswer", B=0.9), prefill="Answer: (")
+    found, _ = probabilities(position("A", A=0.7, B=0.2), position("nswer", B=0.9), unsent="Answer: (")
     assert found == pytest.approx([0.7, 0.2])
 
 
-@pytest.mark.parametrize("word", ["I", "The", "<|im_end|>", "reply"])
+@pytest.mark.parametrize("word", ["I", "The", "<|im_end|>", "replying"])
 def test_any_other_word_ends_the_lead_in(word: str) -> None:
     other = Position(word, ((word, math.log(0.5)), ("A", math.log(0.3)), ("B", math.log(0.1))))
-    found, off_mass = probabilities(position(" "), other, position("B", B=0.9, A=0.1), prefill="My reply:")
+    found, off_mass = probabilities(position(" "), other, position("B", B=0.9, A=0.1), unsent="My reply:")
     assert found == pytest.approx([0.3, 0.1])
     assert off_mass == pytest.approx(0.6)
 

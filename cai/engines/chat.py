@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from cai.engines.choices import choice_tokens
 from cai.errors import ConfigError, RecordError
 from cai.prompting import TRANSCRIPT_STOP, transcript
 from cai.records import Message, Sampling
@@ -29,6 +30,7 @@ class ChatFormat:
         """
         self.tokenizer = tokenizer
         self.max_len = max_len
+        self._choice_tokens: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
         has_template = getattr(tokenizer, "chat_template", None) is not None
         if format == "chat" and not has_template:
             raise ConfigError(
@@ -72,9 +74,16 @@ class ChatFormat:
         self._check_fit(len(ids), 0)
         return ids, begin
 
+    def choice_tokens(self, choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Ids of the tokens that spell each choice; see `choices.choice_tokens`."""
+        key = tuple(choices)
+        if key not in self._choice_tokens:
+            self._choice_tokens[key] = choice_tokens(self._vocabulary, key)
+        return self._choice_tokens[key]
+
     @cached_property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The decoded text of every token, by id; see `choices.choice_tokens`."""
+    def _vocabulary(self) -> tuple[str, ...]:
+        """The decoded text of every token, by id."""
         return tuple(self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))]))
 
     def stop_strings(self, sampling: Sampling) -> tuple[str, ...]:

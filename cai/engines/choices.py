@@ -1,5 +1,6 @@
 """Which tokens spell a choice: the option `A` may come as `A`, ` A`, `(A`, `A)` or `**A`, each a token of its own."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -37,9 +38,29 @@ def choice_tokens(vocabulary: Sequence[str], choices: Sequence[str]) -> tuple[tu
         if index is not None:
             found[index].append(token)
     for choice, tokens in zip(choices, found, strict=True):
-        if not tokens and not any(choice != other and choice.startswith(other) for other in choices):
+        if not tokens and not goes_on(choice, choices):
             raise EngineError(
                 f"the model's vocabulary splits the option {choice!r} into several tokens, so its probability cannot "
                 "be read from one; take another protocol or another judge"
             )
     return tuple(map(tuple, found))
+
+
+def goes_on(choice: str, choices: Sequence[str]) -> bool:
+    """Whether a choice begins with another one, as 10 does with 1."""
+    return any(choice != other and choice.startswith(other) for other in choices)
+
+
+def over_spellings(logprobs: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], float]:
+    """Sum up each choice's probability over the tokens that spell it, given as natural logarithms.
+
+    Returns:
+        The natural logarithm of each choice's probability, and the probability in [0, 1] that is none of theirs.
+    """
+    probabilities = [math.fsum(map(math.exp, spellings)) for spellings in logprobs]
+    return tuple(map(natural_log, probabilities)), min(1.0, max(0.0, 1.0 - math.fsum(probabilities)))
+
+
+def natural_log(probability: float) -> float:
+    """Natural logarithm; minus infinity of 0 and below."""
+    return math.log(probability) if probability > 0 else -math.inf

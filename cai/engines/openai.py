@@ -95,19 +95,33 @@ class OpenAIEngine:
         """Read the choices from the most likely tokens; see `Engine.choice_logprobs`.
 
         A chat is begun with `prefill` where the server is known to go on with it (vLLM, llama.cpp). Other servers
-        would answer to it, so that there the model has to come to the choice by itself.
+        would answer to it, so that there the model has to come to the choice by itself. That does for a few words
+        before the choice, but not for a prefill of several lines, such as reasons that were written before.
+
+        Raises:
+            EngineError: also where the server cannot go on with a prefill of several lines.
         """
 
-        def body(server: Server) -> dict[str, Any]:
-            chat = self._chat
-            continued = not chat or server.continuation is not None
-            sampling = Sampling(max_tokens=tokens_to_read("" if continued else prefill), temperature=0.0)
-            listed = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if chat else {"logprobs": TOP_LOGPROBS}
-            return self._body(server, messages, sampling, prefill if continued else "") | listed
+        def unsent(server: Server) -> str:
+            return prefill if self._chat and server.continuation is None else ""
 
-        positions, usage = await self._served(body, read_positions)
-        logprobs, off_mass = read_choices(positions, prefill, choices)
-        return ChoiceLogprobs(logprobs=logprobs, off_mass=off_mass, usage=usage)
+        def body(server: Server) -> dict[str, Any]:
+            left_out = unsent(server)
+            if "\n" in left_out:
+                raise EngineError(
+                    f"{server.url} is not known to go on with reasons that were written before the answer; judge "
+                    "without them, or use a server of vLLM or llama.cpp"
+                )
+            sampling = Sampling(max_tokens=tokens_to_read(left_out), temperature=0.0)
+            listed = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if self._chat else {"logprobs": TOP_LOGPROBS}
+            return self._body(server, messages, sampling, "" if left_out else prefill) | listed
+
+        def read(server: Server, content: bytes) -> ChoiceLogprobs:
+            positions, usage = read_positions(server, content)
+            logprobs, off_mass = read_choices(positions, unsent(server), choices)
+            return ChoiceLogprobs(logprobs=logprobs, off_mass=off_mass, usage=usage)
+
+        return await self._served(body, read)
 
     async def reply_logprob(self, messages: Sequence[Message], reply: str) -> ReplyLogprob:  # noqa: ARG002
         """Not offered: servers have no common way to tell how likely a given reply is.

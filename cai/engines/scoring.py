@@ -23,6 +23,7 @@ from transformers import DynamicCache
 
 from cai.engines.base import ChoiceLogprobs, ReplyLogprob
 from cai.engines.chat import common_length
+from cai.engines.choices import over_spellings
 from cai.engines.decoding import CPU_ATTENTION, has_plain_cache, roomy_cache
 from cai.engines.trie import nearest_first, prefix_trie, tree_mask
 from cai.errors import EngineError
@@ -50,8 +51,7 @@ class Scores:
     def of_choices(self, spellings: Sequence[Sequence[int]]) -> ChoiceLogprobs:
         """Where the one read asked for all `spellings` of all choices: sums over the spellings of each."""
         values = iter(self.logprobs)
-        logprobs = tuple(_log_sum_exp(list(islice(values, len(tokens)))) for tokens in spellings)
-        off_mass = min(1.0, max(0.0, 1.0 - math.fsum(map(math.exp, logprobs))))
+        logprobs, off_mass = over_spellings([list(islice(values, len(tokens))) for tokens in spellings])
         return ChoiceLogprobs(logprobs=logprobs, off_mass=off_mass, usage=self.usage)
 
     def of_reply(self) -> ReplyLogprob:
@@ -291,9 +291,3 @@ def takes_trees(model: Any) -> bool:
         and "position_ids" in inspect.signature(model.forward).parameters
         and not getattr(config, "alibi", False)
     )
-
-
-def _log_sum_exp(values: Sequence[float]) -> float:
-    """Logarithm of a sum of probabilities; minus infinity where there are none."""
-    top = max(values, default=-math.inf)
-    return top if math.isinf(top) else top + math.log(math.fsum(math.exp(value - top) for value in values))

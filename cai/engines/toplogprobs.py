@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cai.engines.choices import spelled_choice
+from cai.engines.choices import goes_on, natural_log, over_spellings, spelled_choice
 
 LEAD_IN_TOKENS = 3
 """Tokens that may stand before the choice, such as ` **(`."""
@@ -27,20 +27,20 @@ def tokens_to_read(unsent: str) -> int:
     return LEAD_IN_TOKENS + 1 + 2 * len(unsent.split())
 
 
-def read_choices(
-    positions: Sequence[Position], prefill: str, choices: Sequence[str]
-) -> tuple[tuple[float, ...], float]:
+def read_choices(positions: Sequence[Position], unsent: str, choices: Sequence[str]) -> tuple[tuple[float, ...], float]:
     """Read how likely each choice is at the first position that is not mere lead-in.
 
-    Signs without letters (white space, brackets, quotation marks, asterisks) are lead-in, and so is a repetition of
-    `prefill` by a model that starts its reply over. A choice has the sum over its listed spellings. One without any gets the
-    highest probability that it can have: it is not above the least listed token, nor above what the list leaves of 1.
-    Where no choice is listed, nothing is known of any, and all have probability 0.
+    Signs without letters (white space, brackets, quotation marks, asterisks) are lead-in, and so is what the model
+    writes of `unsent`, a prefill that it was not given, or of its last words. A choice has the sum over its listed
+    spellings. One without any gets the highest probability that it can have: it is not above the least listed token,
+    nor above what the list leaves of 1. A choice that begins with another one, as 10 does with 1, gets none, since
+    many vocabularies have no token for it. Where no choice is listed, nothing is known of any, and all have
+    probability 0.
 
     Returns:
         The natural logarithm of each choice's probability, and the probability in [0, 1] that is not listed for any.
     """
-    position = _deciding(positions, prefill, choices)
+    position = _deciding(positions, unsent, choices)
     top = position.top if position else ()
     spellings: list[list[float]] = [[] for _ in choices]
     for text, logprob in top:
@@ -50,33 +50,24 @@ def read_choices(
     logprobs, off_mass = over_spellings(spellings)
     if any(spellings):
         listed = [math.exp(logprob) for _, logprob in top]
-        bound = _log(min(*listed, 1.0 - math.fsum(listed)))
-        logprobs = tuple(known if found else bound for known, found in zip(logprobs, spellings, strict=True))
+        bound = natural_log(min(*listed, 1.0 - math.fsum(listed)))
+        logprobs = tuple(
+            known if found or goes_on(choice, choices) else bound
+            for choice, known, found in zip(choices, logprobs, spellings, strict=True)
+        )
     return logprobs, off_mass
 
 
-def over_spellings(logprobs: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], float]:
-    """Sum up each choice's probability over the tokens that spell it, given as natural logarithms.
-
-    Returns:
-        The natural logarithm of each choice's probability, and the probability in [0, 1] that is none of theirs.
-    """
-    probabilities = [math.fsum(map(math.exp, spellings)) for spellings in logprobs]
-    return tuple(map(_log, probabilities)), min(1.0, max(0.0, 1.0 - math.fsum(probabilities)))
-
-
-def _log(probability: float) -> float:
-    return math.log(probability) if probability > 0 else -math.inf
-
-
-def _deciding(positions: Sequence[Position], prefill: str, choices: Sequence[str]) -> Position | None:
+def _deciding(positions: Sequence[Position], unsent: str, choices: Sequence[str]) -> Position | None:
     """The first position that is not lead-in; None where there is no such."""
+    words = unsent.split()
+    ends = [_letters("".join(words[first:])) for first in range(len(words))]
     written = ""
     for position in positions:
-        written += position.text
+        written += _letters(position.text)
         if spelled_choice(position.text, choices) is not None:
             return position
-        if not _letters(prefill).startswith(_letters(written)):
+        if written and not any(end.startswith(written) for end in ends):
             return position
     return None
 

@@ -39,7 +39,6 @@ from transformers import (
 from cai.config import EngineConfig
 from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
 from cai.engines.chat import ChatFormat, common_length
-from cai.engines.choices import choice_tokens
 from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
 from cai.engines.options import refuse_options
 from cai.engines.scoring import Read, Scorer, Scores, ScoringRequest
@@ -91,7 +90,6 @@ class TransformersEngine:
         self._eos = _eos_ids(model, tokenizer)
         self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self._eos, default=0)
         self._scorer = Scorer(model, share_prefixes=share_prefixes)
-        self._choices: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
         self._waiting: deque[_Request] = deque()
         self._scoring: deque[ScoringRequest] = deque()
         self._wake = asyncio.Event()
@@ -121,10 +119,7 @@ class TransformersEngine:
         """Read how likely each choice is; see `Engine.choice_logprobs`."""
         self._check_open()
         ids = self._chat.encode(messages, 0, prefill)
-        key = tuple(choices)
-        if key not in self._choices:
-            self._choices[key] = choice_tokens(self._chat.vocabulary, key)
-        spellings = self._choices[key]
+        spellings = self._chat.choice_tokens(choices)
         scores = await self._score(ids, [(len(ids) - 1, tuple(chain(*spellings)))])
         return scores.of_choices(spellings)
 

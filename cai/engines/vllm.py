@@ -23,9 +23,8 @@ from typing import Any
 from cai.config import EngineConfig
 from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
 from cai.engines.chat import ChatFormat
-from cai.engines.choices import choice_tokens
+from cai.engines.choices import over_spellings
 from cai.engines.options import refuse_options
-from cai.engines.toplogprobs import over_spellings
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
 from cai.errors import EngineError, RecordError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
@@ -54,7 +53,6 @@ class VllmEngine:
         self._log = log
         self._lora: Any = None
         self._numbers = itertools.count()
-        self._choice_tokens: dict[tuple[str, ...], tuple[tuple[int, ...], ...]] = {}
 
     @property
     def info(self) -> EngineInfo:
@@ -77,7 +75,7 @@ class VllmEngine:
         they come in coarse steps, so that two choices may tie where the engine `transformers`, which computes them in
         float32, sees a difference. `dtype: float32` tells them apart.
         """
-        tokens = self._tokens(choices)
+        tokens = self._chat.choice_tokens(choices)
         ids = [token for spellings in tokens for token in spellings]
         output = await self._output(self._chat.encode(messages, 1, prefill), _scoring(logprob_token_ids=ids))
         (found,) = output.outputs[0].logprobs
@@ -144,13 +142,6 @@ class VllmEngine:
         if output is None or output.outputs[0].finish_reason not in ("stop", "length"):
             raise EngineError("vLLM was stopped before it finished a request")
         return output
-
-    def _tokens(self, choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Ids of the tokens that spell each choice."""
-        key = tuple(choices)
-        if key not in self._choice_tokens:
-            self._choice_tokens[key] = choice_tokens(self._chat.vocabulary, choices)
-        return self._choice_tokens[key]
 
     def _parameters(self, sampling: Sampling) -> Any:
         from vllm import SamplingParams

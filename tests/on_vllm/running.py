@@ -72,9 +72,14 @@ def all_logprobs(model: Any, tokenizer: Any, text: str) -> Any:
         return torch.log_softmax(model(ids).logits[0].float(), dim=-1)
 
 
-def option_logprobs(model: Any, tokenizer: Any, text: str) -> list[float]:
-    """Log-probabilities of A and B after `text`, each over the two tokens that the default model has for it."""
+def option_logprobs(model: Any, tokenizer: Any, text: str, top: int | None = None) -> list[float]:
+    """Log-probabilities of A and B after `text`, each over the two tokens that the default model has for it.
+
+    With `top`, only those count that are among the `top` most likely tokens.
+    """
     last = all_logprobs(model, tokenizer, text)[-1]
+    if top is not None:
+        last = last.masked_fill(last < last.topk(top).values[-1], -float("inf"))
     ids = [[token for (token,) in tokenizer([name, f" {name}"])["input_ids"]] for name in ("A", "B")]
     return [float(last[spellings].logsumexp(0)) for spellings in ids]
 

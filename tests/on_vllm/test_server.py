@@ -128,7 +128,7 @@ def choose(server: VllmServer, text: str, prefill: str = PREFILL, **options: Any
 
 
 @pytest.mark.parametrize("format", ["chat", "transcript"])
-@pytest.mark.parametrize("prefill", [PREFILL, "Answer: ("])
+@pytest.mark.parametrize("prefill", [PREFILL, "Paris is in France.\n\nAnswer: ("])
 def test_choices_are_as_likely_as_with_transformers(server: VllmServer, model: str, format: str, prefill: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -136,7 +136,7 @@ def test_choices_are_as_likely_as_with_transformers(server: VllmServer, model: s
     reference = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     plain = f"\n\nHuman: {CHOOSE}\n\nAssistant: {prefill}"
     text = opened_chat(tokenizer, CHOOSE, prefill) if format == "chat" else plain
-    expected = option_logprobs(reference, tokenizer, text)
+    expected = option_logprobs(reference, tokenizer, text, top=20)
     found = choose(server, CHOOSE, prefill, format=format)
     assert found.logprobs == pytest.approx(expected, abs=1e-4)
     assert found.off_mass == pytest.approx(1 - math.fsum(map(math.exp, expected)), abs=1e-4)
