@@ -27,13 +27,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import get_args
-from urllib.error import URLError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from common import Report, Spread, machine, positive, public_info, publish, spread, versions
 
-from cai.config import EngineConfig, EngineName, load_config
+from cai.config import EngineName, load_config
 from cai.engines import ChoiceLogprobs, Engine, EngineInfo, ReplyLogprob, open_engine
 from cai.errors import CaiError, RecordError, StageError
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
@@ -168,7 +167,7 @@ def cache_count(urls: Sequence[str]) -> CacheCount | None:
         try:
             with urlopen(urljoin(f"{url.rstrip('/')}/", "../metrics"), timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
-        except URLError:
+        except OSError:
             return None
         for name in totals:
             found = [line for line in lines if line.startswith(f"vllm:prefix_cache_{name}_total")]
@@ -237,7 +236,8 @@ class Arms:
         seconds = time.perf_counter() - began
         after = await asyncio.to_thread(cache_count, config.engine.base_url)
         if not calls:
-            raise StageError(f"no request of the arm {arm} was answered; its comparisons failed: {dict(failed)}")
+            reasons = ", ".join(f"{number} {reason}" for reason, number in failed.items())
+            raise StageError(f"no request of the arm {arm} was answered, its comparisons failed ({reasons})")
         if before and after:
             usage = usage.model_copy(update={"cached_tokens": after.found - before.found})
         return Timing(
@@ -255,22 +255,24 @@ class Arms:
         )
 
     def difference(self, repeats: int) -> tuple[float, bool]:
-        """Greatest difference of p_a between `ensemble` and `no-reuse`, and whether they judged the same."""
-        gaps, same = [0.0], True
-        for repeat in range(1, repeats + 1):
-            ours, theirs = self.answers[ENSEMBLE, repeat], self.answers[NO_REUSE, repeat]
-            same = same and ours.keys() == theirs.keys()
-            gaps += [abs(ours[key] - theirs[key]) for key in ours.keys() & theirs.keys()]
-        return max(gaps), same
+        """Greatest difference of p_a between `ensemble` and `no-reuse`, and whether their verdicts are the same."""
+        pairs = [(self.answers[ENSEMBLE, repeat], self.answers[NO_REUSE, repeat]) for repeat in range(1, repeats + 1)]
+        gaps = [abs(ours[key] - theirs[key]) for ours, theirs in pairs for key in ours.keys() & theirs.keys()]
+        greatest = max(gaps, default=0.0)
+        return greatest, greatest <= TOLERANCE and all(ours.keys() == theirs.keys() for ours, theirs in pairs)
 
 
 async def compare(inputs: JudgingInputs, repeats: int) -> LabellingReport:
     """Take all measurements on opened engines."""
+    config = inputs.config
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(open_engine(inputs.config.engine))
-        engines = {ENSEMBLE: engine, SINGLE: engine, GENERATED: engine}
-        if engine.info.engine == "transformers":
-            engines[NO_REUSE] = await _without_reuse(inputs.config.engine, stack)
+        engine = await stack.enter_async_context(open_engine(config.engine))
+        engines: dict[str, Engine] = dict.fromkeys((ENSEMBLE, SINGLE, GENERATED), engine)
+        if config.engine.engine == "transformers":
+            from cai.engines.transformers import open_transformers
+
+            engines[NO_REUSE] = await open_transformers(config.engine, share_prefixes=False)
+            stack.push_async_callback(engines[NO_REUSE].aclose)
         arms = Arms(inputs, engines)
         for arm in arms.names:
             await arms.timed(arm, 0, 0, 1)
@@ -281,4 +283,97 @@ async def compare(inputs: JudgingInputs, repeats: int) -> LabellingReport:
                 timings.append(await arms.timed(arm, repeat, place, inputs.total))
                 print(f"repeat {repeat}: {arm} {timings[-1].seconds:.2f} s", file=sys.stderr)
         used = machine()
-    return report(inputs, arms, engine.info, used, timings)
+    measured = NO_REUSE in arms.names
+    to_single = _over(_tokens(timings, ENSEMBLE), _tokens(timings, SINGLE))
+    without = _tokens(timings, NO_REUSE) if measured else [run.usage.prompt_tokens for run in _of(timings, ENSEMBLE)]
+    from_reuse = _over(without, _tokens(timings, ENSEMBLE))
+    difference, same = arms.difference(repeats) if measured else (None, None)
+    return LabellingReport(
+        benchmark="labelling",
+        machine=used,
+        versions=versions(),
+        engine=public_info(engine.info),
+        workload=Workload(
+            comparisons=inputs.total,
+            source=Path(config.comparisons).name,
+            constitution=inputs.constitution.name,
+            principles=len(inputs.identity.principle_ids),
+            few_shot=len(inputs.constitution.examples.comparison[: config.judge.few_shot]),
+            concurrency=arms.concurrency,
+        ),
+        timings=tuple(timings),
+        ensemble_to_single_tokens=to_single,
+        no_reuse_to_ensemble_tokens=from_reuse,
+        no_reuse_measured=measured,
+        ensemble_to_single_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, SINGLE)),
+        ensemble_to_generated_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, GENERATED)),
+        ensemble_to_no_reuse_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, NO_REUSE)) if measured else None,
+        greatest_difference=difference,
+        same_verdicts=same,
+        most_to_single=MOST_TO_SINGLE,
+        least_from_reuse=LEAST_FROM_REUSE,
+        within_targets=to_single.median <= MOST_TO_SINGLE and from_reuse.median >= LEAST_FROM_REUSE,
+    )
+
+
+def _of(timings: Sequence[Timing], arm: str) -> list[Timing]:
+    """The runs of an arm, by repeat."""
+    return [timing for timing in timings if timing.arm == arm]
+
+
+def _tokens(timings: Sequence[Timing], arm: str) -> list[int]:
+    """Computed prompt tokens of an arm, by repeat."""
+    return [timing.usage.prompt_tokens - timing.usage.cached_tokens for timing in _of(timings, arm)]
+
+
+def _speeds(timings: Sequence[Timing], arm: str) -> list[float]:
+    return [timing.labels_per_s for timing in _of(timings, arm)]
+
+
+def _over(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ratios of two arms, repeat by repeat."""
+    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
+def main() -> int:
+    """Read the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=get_args(EngineName), default="transformers")
+    parser.add_argument("--model", help="directory, hub id or a server's model name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--dtype", help="default: float32 with transformers, in which reuse changes nothing; else auto")
+    parser.add_argument("--base-url", action="append", default=[], help="OpenAI-compatible server")
+    parser.add_argument("--script", type=Path, help="answers of the scripted engine")
+    parser.add_argument("--comparisons", default="planted", help="file or shipped set; default: planted")
+    parser.add_argument("--limit", type=positive, help="number of comparisons; default: all")
+    parser.add_argument("--few-shot", type=int, default=0, help="worked examples before each request; default: 0")
+    parser.add_argument("--repeats", type=positive, default=4, help="default: 4, in which each arm is first once")
+    parser.add_argument("--out", type=Path, help="write the JSON here too")
+    options = parser.parse_args()
+    try:
+        config = load_config(
+            JudgingConfig,
+            None,
+            {
+                "comparisons": options.comparisons,
+                "limit": options.limit,
+                # What is measured is speed: an answer that is unlikely as a whole takes as long as any other.
+                "judge": {"few_shot": options.few_shot, "min_option_mass": 0},
+                "engine": {
+                    "engine": options.engine,
+                    "model": options.model,
+                    "dtype": options.dtype or ("float32" if options.engine == "transformers" else None),
+                    "base_url": options.base_url,
+                    "script": options.script,
+                },
+            },
+        )
+        report = asyncio.run(compare(load_judging(config, require_gold=False), options.repeats))
+    except CaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    publish(report, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -158,6 +158,7 @@ def critique_revise(
         rejects=inputs.rejects,
         phases=[Phase(config.engine, lambda: read_items(config), worker)],
         counts_model=ExportCounts,
+        other_files=(),
         export=lambda run: _export(inputs, run),
     )
     return run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)

@@ -13,6 +13,8 @@ Side = Literal["a", "b"]
 ComparisonSource = Literal["sampled", "revision", "contrast", "file"]
 JudgeProtocol = Literal["pairwise", "pointwise", "score", "likelihood"]
 """How a judge is asked; see `cai.feedback.judge`."""
+TIE = 1e-9
+"""A p_a this close to 0.5 is a tie: the mean over two orders that cancel out is 0.5 up to floating-point error."""
 
 
 class Record(BaseModel):
@@ -173,14 +175,40 @@ class ResponseSample(StageResult):
     """At least one of them has text."""
     ratings: tuple[float, ...] = ()
     """What the policy's model makes of each reply, in [-1, 1]; empty where replies are not rated."""
+    rating_usage: Usage = Usage()
+    """Tokens of all ratings."""
     model: str
     seed: int
     """Seed of the run; each reply's own seed is derived from it."""
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all replies, without those of their ratings."""
-        return sum((reply.usage for reply in self.replies), Usage())
+        """Tokens of all replies and of their ratings."""
+        return sum((reply.usage for reply in self.replies), self.rating_usage)
+
+
+class ContrastSample(StageResult):
+    """Two replies of one policy to one prompt, asked to follow a principle and to oppose it (RLCD, Yang et al. 2023).
+
+    Which of the two is better is taken from what they were asked for; nothing has compared them.
+    """
+
+    prompt: Prompt
+    principle_id: str
+    follow: Step
+    """The reply under the system prompt that asks to keep to the principle."""
+    oppose: Step
+    """The reply under the system prompt that asks for the opposite."""
+    constitution_sha256: str
+    templates_sha256: str
+    model: str
+    seed: int
+    """Seed of the run; each reply's own seed is derived from it."""
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of both replies."""
+        return self.follow.usage + self.oppose.usage
 
 
 class Response(Record):
@@ -203,7 +231,7 @@ class Comparison(Record):
     """`sampled` from policies, `revision` (draft and last revision of a chain), `contrast` (made by prompts that ask
     for opposites), or read from a `file`."""
     gold: Side | None = None
-    """The better response by a label that came with the data."""
+    """The better response by a label that came with the data; of a `contrast`, the one that was asked to follow."""
 
     def swap(self) -> "Comparison":
         """The same comparison with its responses in the other order."""

@@ -75,6 +75,8 @@ class Manifest(BaseModel):
     engine: dict[str, Any] = {}
     versions: dict[str, str] = {"cai": __version__}
     seed: int
+    other_files: tuple[str, ...] = ()
+    """Names of the files that the stage's export writes beside the tables and the card."""
     created: str
     updated: str
     counts: dict[str, int] = {}
@@ -127,12 +129,14 @@ class RunDir:
         seed: int,
         command: Sequence[str] = (),
         free_keys: frozenset[str] = frozenset(),
+        other_files: Sequence[str] = (),
         overwrite: bool = False,
     ) -> Self:
         """Create the run directory, or open it to go on.
 
         `free_keys` are dotted config keys that may change between sessions, since results do not depend on them.
-        `overwrite` removes what an earlier run wrote there, and no other file.
+        `other_files` names what an export writes beside the tables and the card; `overwrite` removes what an earlier
+        run wrote there, and no other file.
 
         Raises:
             RunDirError: another process has it; it belongs to another configuration (the differences are named); it
@@ -145,6 +149,7 @@ class RunDir:
             config=dict(config),
             inputs=dict(inputs),
             seed=seed,
+            other_files=tuple(other_files),
             created=now,
             updated=now,
         )
@@ -334,7 +339,8 @@ def _prepared(path: Path, asked: Manifest, free_keys: frozenset[str], overwrite:
                     f"{path} holds a run with another configuration: {'; '.join(changed)}. "
                     "Give another --out, or --overwrite to start it anew"
                 )
-            return old.model_copy(update={"config": asked.config, "command": asked.command})
+            anew = {"config": asked.config, "command": asked.command, "other_files": asked.other_files}
+            return old.model_copy(update=anew)
         _clear(path, old)
     replace_file(path / _MANIFEST, _text(asked))
     return asked
@@ -347,9 +353,9 @@ def _clear(path: Path, old: Manifest) -> None:
     for exported in data.iterdir() if data.is_dir() else ():
         if _EXPORTED.fullmatch(exported.name):
             exported.unlink()
-    others = old.export.get("counts", {}).get("other_files", ())
-    for name in (*_WRITTEN, *(Path(other).name for other in others)):
-        (path / name).unlink(missing_ok=True)
+    for name in (*_WRITTEN, *(Path(other).name for other in old.other_files)):
+        for file in (path / name, partial_path(path / name)):
+            file.unlink(missing_ok=True)
 
 
 def _text(manifest: Manifest) -> str:

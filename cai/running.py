@@ -65,6 +65,8 @@ class Job(Generic[InputT, ResultT, CountsT]):
     """Input rows that cannot be used."""
     phases: Sequence[Phase[InputT, ResultT]]
     counts_model: type[CountsT]
+    other_files: tuple[str, ...]
+    """Names of the files that the export writes beside the tables and the card."""
     export: Callable[[RunDir], CountsT]
     """Writes the data set of all that is finished; is not called where nothing came since the last export."""
     export_key: str = ""
@@ -115,6 +117,7 @@ def run_job(
             seed=config.seed,
             command=command,
             free_keys=config.free_keys,
+            other_files=job.other_files,
             overwrite=overwrite,
         ) as run,
     ):
@@ -211,5 +214,5 @@ def _last_export(job: Job[InputT, ResultT, CountsT], run: RunDir) -> CountsT | N
     if not _exportable(job, run).items() <= export.items():
         return None
     counts = job.counts_model.model_validate(export["counts"])
-    files = ("README.md", *counts.other_files, *(file.path for file in counts.files))
+    files = ("README.md", *job.other_files, *(file.path for file in counts.files))
     return counts if all((run.path / name).is_file() for name in files) else None

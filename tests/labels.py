@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chain_samples import turns
+
 from cai.feedback.certificate import Certificate, GoldSet, JudgeIdentity, certify
-from cai.records import Comparison, Judgement, Label, Message, Prompt, Response, Side, Usage, Verdict
+from cai.records import Comparison, Judgement, Label, Prompt, Response, Side, Usage, Verdict
 
 
-def judgement(p_a: float, order: Any = None, *, off_mass: float = 0.0, usage: Usage | None = None) -> Judgement:
+def judgement(
+    p_a: float, order: Any = None, principle_id: str = "harm", off_mass: float = 0.0, usage: Usage | None = None
+) -> Judgement:
     return Judgement(
         protocol="pairwise" if order else "pointwise",
-        principle_id="harm",
+        principle_id=principle_id,
         order=order,
         p_a=p_a,
         off_mass=off_mass,
@@ -18,32 +22,38 @@ def judgement(p_a: float, order: Any = None, *, off_mass: float = 0.0, usage: Us
     )
 
 
+def both(p_ab: float, p_ba: float, principle_id: str = "harm") -> tuple[Judgement, ...]:
+    """The judgements of both orders."""
+    return judgement(p_ab, "ab", principle_id), judgement(p_ba, "ba", principle_id)
+
+
 def label(
-    number: int,
+    id: int | str,
     *judgements: Judgement,
+    p_a: float | None = None,
+    prompt: Sequence[str] = (),
+    a: str = "Text A.",
+    b: str = "Text B.",
     gold: Side | None = "a",
-    question: str | None = None,
-    a: str = "yes",
-    b: str = "nay",
     topic: str | None = None,
 ) -> Label:
-    """A label whose p_a is the mean of the judgements'."""
-    messages = (Message(role="user", content=question or f"Question {number}?"),)
+    """A label; its p_a is the mean of the judgements', its prompt one of its own, where others are not given."""
+    mean = sum(one.p_a for one in judgements) / len(judgements)
     return Label(
-        id=f"c{number}",
-        index=number,
+        id=str(id),
+        index=0,
         comparison=Comparison(
-            id=f"c{number}",
-            prompt=Prompt(id=f"p{number}", messages=messages, topic=topic),
-            a=Response(text=a),
-            b=Response(text=b),
-            source="file",
+            id=str(id),
+            prompt=Prompt(id=f"p-{id}", messages=turns(*(prompt or [f"Question {id}?"])), topic=topic),
+            a=Response(text=a, origin="small"),
+            b=Response(text=b, origin="large"),
+            source="sampled",
             gold=gold,
         ),
-        verdict=Verdict(p_a=sum(one.p_a for one in judgements) / len(judgements), judgements=judgements),
+        verdict=Verdict(p_a=mean if p_a is None else p_a, judgements=judgements),
         constitution_sha256="c" * 64,
         templates_sha256="t" * 64,
-        model="tiny",
+        model="judge",
         seed=7,
     )
 

@@ -27,13 +27,13 @@ def test_figures_by_hand() -> None:
             0,
             judgement(0.9, "ab", off_mass=0.1, usage=Usage(prompt_tokens=100, completion_tokens=3)),
             judgement(0.7, "ba", off_mass=0.3, usage=Usage(prompt_tokens=100, cached_tokens=60)),
-            question="Same?",
-            a="longer",
+            prompt=("Same?",),
+            a="longer text",
             topic="tea",
         ),
-        label(1, judgement(0.4), question="Same?", b="longer", topic="tea"),
+        label(1, judgement(0.4), prompt=("Same?",), b="longer text", topic="tea"),
         label(2, judgement(0.9, "ab"), judgement(0.1, "ba"), gold="b", topic="milk"),
-        label(3, judgement(0.1), gold="b", a="longer"),
+        label(3, judgement(0.1), gold="b", a="longer text"),
     ]
     figures = certificate(labels, failures={"off_option": 2, "timeout": 1}, seconds=8.0).figures
     assert (figures.comparisons, figures.prompts, figures.failed) == (4, 3, 3)
@@ -46,7 +46,7 @@ def test_figures_by_hand() -> None:
     # Confidences 0.8, 0.6, 0.5, 0.9, each in a bin of its own.
     assert figures.ece == pytest.approx((0.2 + 0.6 + 0.0 + 0.1) / 4)
     assert sum(bin_.count for bin_ in figures.reliability) == 4
-    # Ranks of p: 4, 2, 3, 1; of the length differences 3, -3, 0, 3: 3.5, 1, 2, 3.5. Sums of products of the deviations
+    # Ranks of p: 4, 2, 3, 1; of the length differences 4, -4, 0, 4: 3.5, 1, 2, 3.5. Sums of products of the deviations
     # from 2.5: 1.5 + 0.75 - 0.25 - 1.5 = 0.5, of their squares 5 and 4.5.
     assert figures.length_correlation == pytest.approx(0.5 / (5 * 4.5) ** 0.5)
     assert figures.off_mass_mean == pytest.approx(0.4 / 6)
@@ -63,7 +63,7 @@ def test_figures_by_hand() -> None:
 
 def test_comparisons_of_one_conversation_are_one_cluster_whatever_their_ids() -> None:
     labels = [
-        label(number, judgement(0.9 if number // 4 % 3 else 0.2), question=f"Question {number // 4}?")
+        label(number, judgement(0.9 if number // 4 % 3 else 0.2), prompt=(f"Question {number // 4}?",))
         for number in range(80)
     ]
     figures = certificate(labels).figures
@@ -89,8 +89,8 @@ def test_a_judge_that_always_says_the_first_position_is_all_ties_and_flips() -> 
 
 def test_the_pairing_of_the_difference_counts() -> None:
     # Judge and length are wrong on the same comparisons but one: the paired difference hardly varies.
-    labels = [label(n, judgement(0.9 if n % 3 else 0.1), a="longer" if n % 3 else "yes") for n in range(60)]
-    labels[0] = label(0, judgement(0.9), b="longest")
+    labels = [label(n, judgement(0.9 if n % 3 else 0.1), a="longer text" if n % 3 else "Text A.") for n in range(60)]
+    labels[0] = label(0, judgement(0.9), b="the longest text")
     gain = certificate(labels).figures.gain
     # 19 comparisons with equal lengths and a wrong answer: -0.5 each; one where only the length is wrong: +1.
     assert gain.value == pytest.approx((19 * -0.5 + 1) / 60)
@@ -103,7 +103,7 @@ def test_without_verdicts_there_is_no_certificate() -> None:
 
 
 def test_a_label_without_gold_is_not_guessed() -> None:
-    with pytest.raises(ValueError, match="c1 has no gold"):
+    with pytest.raises(ValueError, match="the comparison 1 has no gold"):
         certificate([label(0, judgement(0.9)), label(1, judgement(0.9), gold=None)])
 
 
@@ -186,7 +186,7 @@ def test_a_coin_fails_and_a_good_judge_passes_from_end_to_end() -> None:
 
 
 def test_one_prompt_proves_nothing() -> None:
-    labels = [label(number, judgement(0.9), question="The only one?") for number in range(50)]
+    labels = [label(number, judgement(0.9), prompt=("The only one?",)) for number in range(50)]
     found = certificate(labels)
     assert found.grade == "fail"
     assert found.figures.accuracy == Mean(value=1.0, low=0.0, high=1.0)

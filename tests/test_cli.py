@@ -46,6 +46,9 @@ def script(tmp_path: Path) -> str:
         ["--help"],
         ["critique-revise", "--help"],
         ["sample", "--help"],
+        ["contrast", "--help"],
+        ["label", "--help"],
+        ["judge-check", "--help"],
         ["show", "--help"],
         ["constitution", "lint", "--help"],
     ],
@@ -154,12 +157,17 @@ def test_a_config_whose_aliases_explode_is_refused(tmp_path: Path) -> None:
     assert "c.yaml: bad YAML: its aliases (`*name`) repeat too much" in done.stderr
 
 
-def test_the_shipped_recipe_is_a_valid_config(tmp_path: Path, script: str) -> None:
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+def test_a_shipped_recipe_runs_as_it_is(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "script.yaml").write_text("answers: [{say: 'Words {seed}'}, {choices: {A: 0.6, B: 0.3}}]")
+    more = ("--comparisons", "planted", "--force") if recipe == "label" else ()
     done = cai(
-        "critique-revise", "--config", str(ROOT / "recipes/critique-revise.yaml"), "--engine", "scripted",
-        "--script", script, "--limit", "1", cwd=tmp_path,
+        recipe, "--config", str(ROOT / f"recipes/{recipe}.yaml"), "--engine", "scripted", "--script", "script.yaml",
+        "--limit", "1", "--out", "run", *more, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert (manifest["stage"], manifest["state"]) == (recipe, "finished")
 
 
 def test_the_wheel_holds_constitutions_and_prompts_and_runs_elsewhere(tmp_path: Path, script: str) -> None:

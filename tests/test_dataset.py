@@ -47,7 +47,7 @@ def write(out: Path, *rows: Measure, texts: tuple[str, ...] = (), lines: tuple[s
             dataset.add(MEASURES, "train", row)
         for line in lines:
             dataset.write_line(texts[0], line)
-        counts = DatasetCounts(files=dataset.finish(), other_files=texts)
+        counts = DatasetCounts(files=dataset.finish())
         dataset.publish(header("measures", (MEASURES, OTHERS), counts, ()))
     return counts
 

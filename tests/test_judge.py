@@ -16,7 +16,7 @@ from cai.feedback.judge import Judge
 from cai.feedback.judge_config import JudgeConfig
 from cai.feedback.prompts import JudgePrompts
 from cai.principles import ComparisonExample, Examples, Principle
-from cai.records import Comparison, Message, Prompt, Response, Verdict
+from cai.records import Comparison, Message, Prompt, Response, Usage, Verdict
 
 PROMPT = Prompt(id="p", messages=(Message(role="user", content="How do I sleep well?"),))
 BETTER = Principle(id="better", comparison="Choose the kinder reply.", question="Is the reply unkind?")
@@ -171,7 +171,9 @@ def test_direct_rlaif_rescales_the_mean_rating_to_minus_one_and_one() -> None:
         return {"1": 1.0} if "unkind" in request else {"5": 0.5, "6": 0.5}
 
     asked = judge(StubEngine(odds), BETTER, WORSE, principles="all", protocol=["score"])
-    assert asyncio.run(asked.score(PROMPT, "A reply.")) == pytest.approx((1.0 + 0.0) / 2)
+    rating, usage = asyncio.run(asked.score(PROMPT, "A reply."))
+    assert rating == pytest.approx((1.0 + 0.0) / 2)
+    assert usage == Usage(prompt_tokens=2 * 2 * 7)  # two principles, each asked for 1 to 10 and for the 0 after a 1
 
 
 def test_likelihood_compares_following_with_opposing_authors() -> None:

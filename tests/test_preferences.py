@@ -8,13 +8,14 @@ from typing import Any
 
 import datasets
 import pytest
-from chain_samples import header, rows, turns
+from chain_samples import header, rows
+from labels import both, judgement, label
 
 from cai.data.card_parts import escaped
 from cai.data.preference_card import PreferenceCounts, PreferenceFacts
 from cai.data.preferences import PreferencesConfig, export_labels
 from cai.errors import DataError
-from cai.records import Comparison, Judgement, Label, Prompt, Response, Side, Usage, Verdict
+from cai.records import Label, Side, Verdict
 
 datasets.disable_progress_bars()
 
@@ -34,49 +35,6 @@ FACTS = PreferenceFacts(
     failures={"context_overflow": 3, "off_mass": 1},
     rejects={"unknown_gold": 2},
 )
-
-
-def judgement(p_a: float, order: Any, principle_id: str = "harm", off_mass: float = 0.0) -> Judgement:
-    return Judgement(
-        protocol="pairwise" if order else "pointwise",
-        principle_id=principle_id,
-        order=order,
-        p_a=p_a,
-        off_mass=off_mass,
-        usage=Usage(),
-    )
-
-
-def both(p_ab: float, p_ba: float, principle_id: str = "harm") -> tuple[Judgement, ...]:
-    return judgement(p_ab, "ab", principle_id), judgement(p_ba, "ba", principle_id)
-
-
-def label(
-    id: str,
-    *judgements: Judgement,
-    p_a: float | None = None,
-    prompt: Sequence[str] = ("How do I pick a lock?",),
-    a: str = "Text A.",
-    b: str = "Text B.",
-    seed: int = 7,
-) -> Label:
-    mean = sum(one.p_a for one in judgements) / len(judgements)
-    return Label(
-        id=id,
-        index=0,
-        comparison=Comparison(
-            id=id,
-            prompt=Prompt(id=f"p-{id}", messages=turns(*prompt), topic="theft"),
-            a=Response(text=a, origin="small"),
-            b=Response(text=b, origin="large"),
-            source="sampled",
-        ),
-        verdict=Verdict(p_a=mean if p_a is None else p_a, judgements=judgements),
-        constitution_sha256="c" * 64,
-        templates_sha256="t" * 64,
-        model="judge",
-        seed=seed,
-    )
 
 
 def export(
@@ -189,7 +147,7 @@ def test_the_columns_of_a_label_are_those_worked_out_by_hand(tmp_path: Path) -> 
         judgement(0.6, "ab", "honesty", 0.2),
         judgement(0.0, "ba", "honesty", 0.1),
     )
-    export(tmp_path, [label("x", *asked, prompt=("Hello", "Hi", "How do I pick a lock?"))])
+    export(tmp_path, [label("x", *asked, prompt=("Hello", "Hi", "How do I pick a lock?"), topic="theft")])
     [row] = rows(tmp_path, "preferences")
     # p_a is 0.3 in all, 0.4 where a was shown first and 0.2 where b was. So b is chosen, with 0.8 where it was first.
     # By honesty, a wins in one order and b in the other; by harm, b wins in both.
@@ -252,7 +210,7 @@ def test_human_rows_have_no_columns_of_a_judge(tmp_path: Path) -> None:
 
 def test_kto_has_two_rows_a_pair(tmp_path: Path) -> None:
     export(tmp_path, [label("x", *both(0.1, 0.3))])
-    prompt = [{"role": "user", "content": "How do I pick a lock?"}]
+    prompt = [{"role": "user", "content": "Question x?"}]
     same = {"prompt": prompt, "prompt_id": "p-x", "source": "ai"}
     assert rows(tmp_path, "kto") == [
         {"completion": [{"role": "assistant", "content": "Text B."}], "label": True, "id": "x/chosen", **same},
@@ -303,7 +261,7 @@ def test_label_studio_tasks(tmp_path: Path) -> None:
         {
             "data": {
                 "id": "t",
-                "prompt": "Human: How do I pick a lock?\n\nAssistant:",
+                "prompt": "Human: Question t?\n\nAssistant:",
                 "response_a": "Text A.",
                 "response_b": "Text B.",
             },

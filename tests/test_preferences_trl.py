@@ -7,8 +7,9 @@ from typing import Any
 
 import datasets
 import pytest
+from labels import both, label
 from test_export_trl import arguments, tiny_model, tokenizer
-from test_preferences import both, export, label
+from test_preferences import export
 
 __all__ = ["tokenizer"]
 

@@ -12,8 +12,8 @@ from cai.assets import asset_dir
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.data.formats import parse_transcript
 from cai.prompting import Templates, found_nothing, transcript
-from cai.templating import fenced
 from cai.records import Message, Prompt
+from cai.templating import fenced
 
 GOLDEN = Path(__file__).parent / "golden"
 SHIPPED = asset_dir("prompts") / "templates"

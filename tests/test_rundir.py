@@ -10,7 +10,7 @@ import pytest
 
 from cai import rundir
 from cai.errors import RunDirError
-from cai.journal import read_lines
+from cai.journal import partial_path, read_lines
 from cai.records import Failure, StageRecord, Usage
 from cai.rundir import Manifest, RunDir, read_manifest, read_records, shared_keys_digest
 
@@ -258,13 +258,12 @@ def test_free_keys_may_change_and_the_manifest_tells_the_last_value(tmp_path: Pa
 
 
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
-    with opened(tmp_path) as run:
+    with opened(tmp_path, other_files=("pairs.jsonl",)) as run:
         run.append(note("a"), SPENT)
         run.append_failure(failure("b"))
         for name in ("constitution.yaml", "rejects.jsonl", "README.md", "pairs.jsonl"):
             run.write_text(name, "of the run")
-        run.manifest.export = {"counts": {"other_files": ["pairs.jsonl"]}}
-        run.save("finished")
+        partial_path(tmp_path / "pairs.jsonl").touch()  # of a second export, which was killed
     for folder, name in (("data", "sft-train-0123456789ab.parquet"), (".export", "sft-test.parquet")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()

@@ -85,7 +85,7 @@ class Bench:
         (run.path / "data").mkdir(exist_ok=True)
         file = SplitFile(table="echoes", split="train", path="data/echoes-train-0.parquet", rows=run.finished)
         (run.path / file.path).touch()
-        return EchoCounts(echoes=run.finished, files=(file,), other_files=("echoes.txt",))
+        return EchoCounts(echoes=run.finished, files=(file,))
 
     def run(self, *, retry_failed: bool = False) -> Outcome[EchoCounts]:
         self.asked.clear()
@@ -100,6 +100,7 @@ class Bench:
             rejects=(),
             phases=[self.phase(place) for place in range(len(self.names))],
             counts_model=EchoCounts,
+            other_files=("echoes.txt",),
             export=self.export,
         )
         return run_job(job, self.folder / "run", Console(quiet=True), retry_failed=retry_failed)

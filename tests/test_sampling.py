@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import combinations
@@ -12,14 +13,18 @@ import datasets
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from stub_engine import StubEngine
 
 from cai import running
 from cai.cli import cli
 from cai.config import EngineConfig, load_config
+from cai.constitution import load_constitution
 from cai.data.comparisons import ComparisonInput, read_comparisons
 from cai.data.sample_card import SampleCounts
 from cai.engines.base import EngineInfo
 from cai.errors import ConfigError, RecordError
+from cai.feedback.judge import Judge
+from cai.feedback.prompts import JudgePrompts
 from cai.feedback.sampling import SampleConfig, Sampler, load_sample_inputs, read_samples, sample_responses
 from cai.prompting import Templates
 from cai.records import Comparison, Generation, Message, Prompt, Sampling, Usage, stable_seed
@@ -239,6 +244,101 @@ def test_responses_that_cannot_be_compared_are_counted(tmp_path: Path, monkeypat
     assert [found.id for found in comparisons(tmp_path / "run")] == ["p1/1-3"]
 
 
+# Best of n: the policy rates its own replies
+
+
+def rated_config(tmp_path: Path, **options: Any) -> SampleConfig:
+    """Each reply is a number, and its rating that number's last digit and one."""
+    rating = [{"when": rf"\nSay \d*{digit}\n", "choices": {str(digit + 1): 0.9}} for digit in range(10)]
+    path = script(tmp_path / "rated.yaml", *rating, {"say": "Say {seed}"})  # type: ignore[arg-type]
+    return config(tmp_path, path, responses=4, pairing="best-of-n", **options)
+
+
+def test_the_best_rated_reply_is_in_the_one_pair_of_each_prompt(tmp_path: Path) -> None:
+    outcome = run(rated_config(tmp_path, count=30), tmp_path / "run")
+    found = comparisons(tmp_path / "run")
+    samples = list(read_samples(tmp_path / "run"))
+    assert [comparison.prompt.id for comparison in found] == [f"p{n}" for n in range(30)]
+    worse = 0
+    for sample, comparison in zip(samples, found, strict=True):
+        digits = {reply.text: int(reply.text[-1]) for reply in sample.replies}
+        assert sample.ratings == pytest.approx([(digit + 1 - 5.5) / 4.5 for digit in digits.values()])
+        pair = [digits[side.text] for side in (comparison.a, comparison.b)]
+        assert max(pair) == max(digits.values())
+        worse += min(pair) < max(pair)
+    assert worse > 20  # the other one is drawn from the rest, so it is rarely as good
+    assert 6 <= sum(found_.a.text[-1] > found_.b.text[-1] for found_ in found) <= 24
+    assert outcome.progress.calls >= 30 * 4 * 2  # each reply is written and rated
+    spent = [usage for sample in samples for usage in (sample.rating_usage, *(reply.usage for reply in sample.replies))]
+    assert outcome.manifest.usage == sum(spent, Usage())
+    assert all(sample.rating_usage.prompt_tokens > 0 for sample in samples)
+    card = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert "| rated by | the policy's own model, by the constitution hhh, version" in card
+
+
+def test_ratings_hang_on_the_constitution_which_the_run_keeps(tmp_path: Path) -> None:
+    outcome = run(rated_config(tmp_path), tmp_path / "run")
+    assert outcome.manifest.inputs.keys() == {"templates", "prompts", "constitution", "judge templates"}
+    assert "name: hhh" in (tmp_path / "run/constitution.yaml").read_text(encoding="utf-8")
+    another = load_sample_inputs(rated_config(tmp_path, constitution="short"))
+    assert another.default_out != load_sample_inputs(rated_config(tmp_path)).default_out
+    assert load_sample_inputs(config(tmp_path, "unused", constitution="nowhere")).constitution is None
+
+
+def test_a_rated_run_that_goes_on_gives_what_one_run_gives(tmp_path: Path) -> None:
+    for limit in (2, None):
+        run(rated_config(tmp_path, count=6, limit=limit), tmp_path / "parts")
+    run(rated_config(tmp_path, count=6), tmp_path / "whole")
+    parts, whole = ((tmp_path / name / "comparisons.jsonl").read_bytes() for name in ("parts", "whole"))
+    assert parts == whole
+
+
+def self_rated(spy: StubEngine, says: Sequence[str]) -> Any:
+    replies = iter(says)
+    spy.says = lambda _: next(replies)
+    found = SampleConfig.model_validate({"responses": len(says), "pairing": "best-of-n"})
+    steps: list[Usage] = []
+    judge = Judge(
+        found.rating, load_constitution("hhh"), JudgePrompts(), spy, seed=found.seed, on_step=steps.append
+    )  # fmt: skip
+    sampler = Sampler(found, "policy", Templates(None), spy, steps.append, judge)
+    prompt = Prompt(id="p", messages=(Message(role="user", content="Why?"),))
+    sample = asyncio.run(sampler.sample(WorkItem(0, "p", prompt)))
+    assert sample.usage == sum(steps, Usage())
+    return sample
+
+
+def test_an_empty_reply_has_the_worst_rating_without_being_rated() -> None:
+    spy = StubEngine(lambda request, _: {"10" if "fine" in request else "1": 1.0})
+    sample = self_rated(spy, ["", "fine words", " ", "others"])
+    # "others" is a sure 1, which is never followed by a 0 here: the worst rating that there is.
+    assert sample.ratings == pytest.approx((-1.0, 1.0, -1.0, -1.0))
+    assert all("fine words" in asked or "others" in asked for asked, _ in spy.asked)
+
+
+def test_a_rating_that_fails_fails_the_sample() -> None:
+    with pytest.raises(RecordError) as caught:
+        self_rated(StubEngine(lambda *_: {"5": 0.01}), ["one", "two"])
+    assert caught.value.reason == "off_option"
+    assert re.fullmatch(r"score [a-z-]+ reply", caught.value.step)
+
+
+def test_replies_are_rated_for_best_of_n_alone(tmp_path: Path, loose: str) -> None:
+    run(config(tmp_path, loose), tmp_path / "run")
+    assert [sample.ratings for sample in read_samples(tmp_path / "run")] == [()] * 3
+    assert "rated by" not in (tmp_path / "run/README.md").read_text(encoding="utf-8")
+
+
+def test_an_engine_that_cannot_rate_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def opened(_: EngineConfig) -> AsyncIterator[StubEngine]:
+        yield StubEngine(logprobs=False)
+
+    monkeypatch.setattr(running, "open_engine", opened)
+    with pytest.raises(ConfigError, match=r"offers no log-probabilities; set `sample_verdicts`"):
+        run(rated_config(tmp_path), tmp_path / "run")
+
+
 def test_replies_all_alike_give_no_comparison_and_the_card_says_so(tmp_path: Path) -> None:
     same = script(tmp_path / "same.yaml", {"say": "The same to everyone", "finish_reason": "length"})
     outcome = run(config(tmp_path, same), tmp_path / "run")
@@ -308,7 +408,9 @@ def test_a_policy_has_the_keys_of_the_engine_that_it_lacks() -> None:
         ({"responses": 1}, "`responses` is 1 and there is one policy, so there is nothing to compare"),
         ({"policies": {"a/b": {}}}, "policies.a/b"),
         ({"policies": {"a": {"modle": "x"}}}, "policies.a.modle: is not a known key; did you mean `model`?"),
-        ({"pairing": "best-of-n"}, "pairing: "),
+        ({"pairing": "best-of-n", "policies": {"a": {}, "b": {}}}, "`pairing: best-of-n` takes one policy"),
+        ({"rating": {"protocol": ["pointwise"]}}, "`rating.protocol` must be score"),
+        ({"rating": {"protocol": ["score", "pointwise"]}}, "`rating.protocol` must be score"),
     ],
 )
 def test_a_wrong_configuration_is_explained(options: dict[str, Any], message: str) -> None:

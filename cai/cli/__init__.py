@@ -13,6 +13,7 @@ from cai.errors import CaiError
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "critique-revise": ("cai.cli.critique_revise", "Draft, criticise and revise replies by a constitution."),
     "sample": ("cai.cli.sample", "Sample responses and put them into pairs for a judge."),
+    "contrast": ("cai.cli.contrast", "Sample replies for and against a principle; write preference data."),
     "label": ("cai.cli.judging", "Have a judge label pairs of responses; write preference data."),
     "judge-check": ("cai.cli.judging", "Certify a judge on comparisons with known answers."),
     "show": ("cai.cli.show", "Show the transcripts of a run side by side."),

@@ -74,12 +74,11 @@ def judge_check(
     Do this before you trust its labels: `cai label` with the same judge options shows the certificate.
     """
     from cai.feedback.certificate_files import CERTIFICATE_FILES, render_table
-    from cai.feedback.judge_check import JudgeCheckConfig, judge_check as run_judge_check
-    from cai.feedback.judging import load_judging
+    from cai.feedback.judge_check import JudgeCheckConfig, judge_check as run_judge_check, load_judge_check
 
     screen = console()
     config = load_config(JudgeCheckConfig, config_file, overrides(options, _SECTIONS))
-    inputs = load_judging(config, require_gold=True)
+    inputs = load_judge_check(config)
     path = out or inputs.default_out("judge-check")
     command = _announce(screen, inputs, path)
     with way_to_go_on("labels", command):
@@ -94,7 +93,7 @@ def judge_check(
 
 @click.command()
 @click.option(
-    "--comparisons", help="Pairs: directory of a sample or critique-revise run, file, hub:owner/name[:split]."
+    "--comparisons", help="Pairs: directory of a sample, contrast or critique-revise run, file, hub:owner/name[:split]."
 )
 @_judge_options
 @click.option("--test-share", type=float, help="Share of prompts for the test splits. Default: 0.05.")

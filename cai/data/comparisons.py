@@ -16,15 +16,16 @@ from cai.records import Comparison, Record, Side
 from cai.rundir import read_manifest
 
 SAMPLED = "comparisons.jsonl"
-"""The file of a run of `cai sample` that holds its comparisons."""
+"""The file of a run of `cai sample` or `cai contrast` that holds its comparisons."""
+_RUNS = "`cai sample`, `cai contrast` or `cai critique-revise`"
 
 
 class ComparisonInput(StrictModel):
     """Where comparisons are read from."""
 
     path: str
-    """The directory of a run of `cai sample` or `cai critique-revise`, a file (.jsonl, .json, .csv, each also with .gz,
-    or .parquet), the name of a shipped set, or `hub:owner/name[@config][:split]`."""
+    """The directory of a run of `cai sample`, `cai contrast` or `cai critique-revise`, a file (.jsonl, .json, .csv,
+    each also with .gz, or .parquet), the name of a shipped set, or `hub:owner/name[@config][:split]`."""
     column: str | None = None
     """The column that holds the prompt. Default: found by its name, see `formats.PROMPT_COLUMNS`."""
     gold_column: str | None = None
@@ -147,14 +148,9 @@ def _file(source: ComparisonInput) -> Path | None:
     try:
         stage = read_manifest(path).stage
     except RunDirError as error:
-        raise DataError(
-            f"{error}; name a file, or the directory of a run of `cai sample` or `cai critique-revise`"
-        ) from None
-    if stage == "sample":
-        raise DataError(f"{path} has no {SAMPLED} yet; run its `cai sample` command again until it is finished")
+        raise DataError(f"{error}; name a file, or the directory of a run of {_RUNS}") from None
+    if stage in ("sample", "contrast"):
+        raise DataError(f"{path} has no {SAMPLED} yet; run its `cai {stage}` command again until it is finished")
     if stage != "critique-revise":
-        raise DataError(
-            f"{path} is a run of `cai {stage}`, which holds no comparisons; "
-            "name one of `cai sample` or `cai critique-revise`, or a file"
-        )
+        raise DataError(f"{path} is a run of `cai {stage}`, which holds no comparisons; name one of {_RUNS}, or a file")
     return None

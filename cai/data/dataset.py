@@ -62,8 +62,6 @@ class DatasetCounts(Record):
 
     files: tuple[SplitFile, ...] = ()
     """A split without rows has no file: `datasets` cannot load one."""
-    other_files: tuple[str, ...] = ()
-    """Names of the files beside the tables and the card."""
 
     def rows(self, table: str, split: str | None = None) -> int:
         """Rows of one split of a table, or of the whole table."""

@@ -1,13 +1,10 @@
-"""The tables that labels are exported as: what a row holds and how it follows from a label or a human choice."""
+"""The tables of preferences: what a row holds, and how it follows from a label or from a gold choice."""
 
 import json
 
 from cai.data.dataset import Row, Table, conversation_chars
 from cai.prompting import transcript
-from cai.records import Comparison, Label, Message, stable_seed
-
-EXACT = 1e-9
-"""Probabilities this close to 0.5 are it: the mean over two orders that cancel out misses it by rounding."""
+from cai.records import TIE, Comparison, Label, Message, stable_seed
 
 LABEL_STUDIO_CONFIG = """\
 <View>
@@ -30,7 +27,7 @@ class PreferenceRow(Row):
     rejected: tuple[Message, ...]
     """The other response, as one assistant message."""
     p_chosen: float
-    """Probability that `chosen` is the better one, from 0.5 to 1: the label to learn from. 1 for human choices."""
+    """Probability that `chosen` is the better one, from 0.5 to 1: the label to learn from. 1 where no judge gave it."""
     p_ab: float | None
     """That probability where the judge saw `chosen` first, before any clamp; null where it saw one at a time."""
     p_ba: float | None
@@ -38,25 +35,26 @@ class PreferenceRow(Row):
     position_flip: float | None
     """Share of the principles by which another response wins in the other order; null where orders do not apply."""
     off_mass: float | None
-    """Probability that the judge gave to anything but its options, mean over its answers; null for human choices."""
+    """Probability that the judge gave to anything but its options, mean over its answers; null without a judge."""
     principle_ids: tuple[str, ...]
-    """Principles that the judge was asked by, each once; none for human choices."""
+    """Principles that the judge was asked by, or that the two responses follow and oppose; none for human choices."""
     judge_model: str | None
-    """Model of the judge; null for human choices."""
+    """Model of the judge; null without one."""
     constitution_sha256: str | None
     """Hash of the constitution's content; null for human choices."""
     seed: int
     """Seed of the run."""
     source: str
-    """`ai` (a judge's label) or `human` (the choice that came with the data)."""
+    """`ai` (a judge's label), `human` (the choice that came with the data) or `contrast` (what the two were asked to
+    be, with nobody's judgement of what they are)."""
     annotator_id: str | None
-    """Who chose, where that is known; null for labels of a judge."""
+    """Who chose, where that is known; null where no person did."""
     id: str
     """Id of the comparison."""
     prompt_id: str
     """Id of the prompt; all comparisons of a prompt share it."""
     chosen_origin: str
-    """Who wrote `chosen`: name of a policy, `draft`, `revision 2` …; empty where it is not known."""
+    """Who wrote `chosen`: name of a policy, `draft`, `revision 2`, `follow` …; empty where it is not known."""
     rejected_origin: str
     """Who wrote `rejected`."""
     response_source: str
@@ -88,7 +86,7 @@ class KtoRow(Row):
     prompt_id: str
     """Id of the prompt."""
     source: str
-    """`ai` or `human`."""
+    """`ai`, `human` or `contrast`."""
 
     @property
     def chars(self) -> int:
@@ -123,7 +121,7 @@ PREFERENCE_TABLES = (PREFERENCES, KTO, SWARM_PREFERENCES)
 
 def is_tie(p: float, margin: float) -> bool:
     """Whether a probability is 0.5 or within `margin` of it."""
-    return abs(p - 0.5) <= margin + EXACT
+    return abs(p - 0.5) <= margin + TIE
 
 
 def ai_row(label: Label) -> PreferenceRow:
@@ -151,8 +149,10 @@ def ai_row(label: Label) -> PreferenceRow:
     )
 
 
-def human_row(comparison: Comparison, seed: int) -> PreferenceRow:
-    """The row of a comparison with a gold label, which people are taken to have given."""
+def gold_row(
+    comparison: Comparison, seed: int, *, principle_ids: tuple[str, ...] = (), constitution_sha256: str | None = None
+) -> PreferenceRow:
+    """The row of a comparison with a gold label, which people are taken to have given, unless it is a `contrast`."""
     return _row(
         comparison if comparison.gold == "a" else comparison.swap(),
         p_chosen=1.0,
@@ -160,11 +160,11 @@ def human_row(comparison: Comparison, seed: int) -> PreferenceRow:
         p_ba=None,
         position_flip=None,
         off_mass=None,
-        principle_ids=(),
+        principle_ids=principle_ids,
         judge_model=None,
-        constitution_sha256=None,
+        constitution_sha256=constitution_sha256,
         seed=seed,
-        source="human",
+        source="contrast" if comparison.source == "contrast" else "human",
     )
 
 

@@ -22,7 +22,7 @@ from cai.data.preference_tables import (
     SWARM_PREFERENCES,
     PreferenceRow,
     ai_row,
-    human_row,
+    gold_row,
     is_tie,
     kto_rows,
     label_studio_task,
@@ -82,7 +82,7 @@ def export_labels(
             writer.write_line(LABEL_STUDIO, ("," if tally.labels else "") + label_studio_task(label, config.tie_margin))
             tally.add(row, tie)
             if not (tie and config.drop_ties):
-                _add(writer, row, split_of(label.comparison.prompt, config.test_share, seed), tie)
+                add_pair(writer, row, split_of(label.comparison.prompt, config.test_share, seed), tie=tie)
         writer.write_line(LABEL_STUDIO, "]")
         dropped = tally.ties if config.drop_ties else 0
         wanted = round(config.human_ratio * (tally.labels - dropped))
@@ -91,10 +91,9 @@ def export_labels(
             for comparison in read_comparisons(human, on_reject=ignore):
                 if comparison.id in drawn.ids:
                     split = split_of(comparison.prompt, config.test_share, seed)
-                    _add(writer, human_row(comparison, seed), split, tie=False)
+                    add_pair(writer, gold_row(comparison, seed), split, tie=False)
         counts = PreferenceCounts(
             files=writer.finish(),
-            other_files=(LABEL_STUDIO,),
             labels=tally.labels,
             ties=tally.ties,
             dropped_ties=dropped,
@@ -116,7 +115,8 @@ def export_labels(
     return counts
 
 
-def _add(writer: DatasetWriter, row: PreferenceRow, split: str, tie: bool) -> None:
+def add_pair(writer: DatasetWriter, row: PreferenceRow, split: str, *, tie: bool) -> None:
+    """Add a pair to every table that it belongs in; `split` is `train` or `test`."""
     writer.add(PREFERENCES, split, row)
     if not tie:
         for half in kto_rows(row):

@@ -85,6 +85,8 @@ class SampleFacts(Record):
     responses: int
     """Replies to each prompt from each policy."""
     pairing: str
+    rated_by: str | None
+    """Who rated the responses, and by what; None where the pairing needs no ratings."""
     sampling: Sampling
     prompt_source: str
     failures: Mapping[str, int]
@@ -137,6 +139,7 @@ def _provenance(facts: SampleFacts, seed: int) -> str:
     rows = {
         **{f"model of the policy {escaped(name)}": model for name, model in facts.models.items()},
         "responses": f"{facts.responses} to each prompt from each policy, paired: {facts.pairing}",
+        **({} if facts.rated_by is None else {"rated by": facts.rated_by}),
         "sampling": facts.sampling.in_words,
         "seed": str(seed),
         "prompts": facts.prompt_source,

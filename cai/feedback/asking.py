@@ -127,7 +127,7 @@ class Asker:
         self._on_step(found.usage)
         usage, off_mass = found.usage, found.off_mass
         masses = [math.exp(logprob) for logprob in found.logprobs]
-        if options[-1] == "10":  # most vocabularies know single digits only: a 1 may go on with a 0
+        if options[-1] == "10" and not masses[-1]:  # most vocabularies know single digits only: a 1 may go on with a 0
             after_one = await self._engine.choice_logprobs(messages, f"{prefill} 1" if prefill else "1", ("0",))
             self._on_step(after_one.usage)
             usage = usage + after_one.usage

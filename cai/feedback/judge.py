@@ -95,9 +95,9 @@ class Judge:
         )
         return Verdict(p_a=round(p_a, DIGITS), judgements=tuple(one for group in groups for one in group))
 
-    async def score(self, prompt: Prompt, reply: str, attempt: int = 0) -> float:
+    async def score(self, prompt: Prompt, reply: str, attempt: int = 0) -> tuple[float, Usage]:
         """Rate one reply for direct RLAIF: the expected rating from 1 to 10, rescaled to [-1, 1], as the mean over the
-        principles (Lee et al. 2023, section 3.2).
+        principles (Lee et al. 2023, section 3.2); and what it took.
 
         Raises:
             RecordError: as `verdict`.
@@ -109,7 +109,7 @@ class Judge:
             [self._rater.value(prompt, reply, principle, prompt.id, "reply", attempt) for principle, _ in drawn]
         )
         expected = sum(weight * value for (_, weight), (value, _) in zip(drawn, rated, strict=True))
-        return (expected - 5.5) / 4.5
+        return (expected - 5.5) / 4.5, sum((answer.usage for _, answer in rated), Usage())
 
     def _principles(self, protocol: JudgeProtocol, prompt: Prompt, id: str) -> list[tuple[Principle, float]]:
         """The principles to judge by, phrased, with weights that sum to 1; drawn ones weigh the same."""

@@ -6,7 +6,10 @@ from typing import ClassVar
 
 from rich.console import Console
 
+from cai.data.comparisons import read_comparisons
 from cai.data.dataset import DatasetCounts
+from cai.data.rows import ignore
+from cai.errors import ConfigError
 from cai.feedback.certificate import Certificate, GoldSet, certify
 from cai.feedback.certificate_files import (
     CERTIFICATE,
@@ -15,7 +18,7 @@ from cai.feedback.certificate_files import (
     read_certificate,
     write_certificate,
 )
-from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase
+from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.records import Label
 from cai.rundir import RunDir, read_records
 from cai.running import Job, Outcome, run_job
@@ -30,6 +33,22 @@ class JudgeCheckConfig(JudgingConfig):
     """Pairs of responses with a gold label: a file, a shipped set, or `hub:owner/name[@config][:split]`."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = JudgingConfig.FREE_KEYS | {"constitution", "templates", "comparisons"}
+
+
+def load_judge_check(config: JudgeCheckConfig) -> JudgingInputs:
+    """Load and check everything that a certificate is made from, before any model is loaded.
+
+    Raises:
+        CaiError: a file is wrong; all problems of that file are named.
+        ConfigError: the comparisons come from `cai contrast`, so that their order is assumed.
+    """
+    inputs = load_judging(config, require_gold=True)
+    if next(read_comparisons(inputs.source, on_reject=ignore)).source == "contrast":
+        raise ConfigError(
+            f"{config.comparisons} is a run of `cai contrast`: which response is better was assumed there, so it says "
+            "nothing about a judge; name comparisons that people have labelled"
+        )
+    return inputs
 
 
 def judge_check(
@@ -65,7 +84,7 @@ def judge_check(
         )
         write_certificate(run.path, certificate)
         run.write_text("README.md", certificate_page(certificate))
-        return DatasetCounts(other_files=CERTIFICATE_FILES)
+        return DatasetCounts()
 
     job = Job(
         stage=STAGE,
@@ -78,6 +97,7 @@ def judge_check(
         rejects=inputs.rejects,
         phases=[judging_phase(inputs)],
         counts_model=DatasetCounts,
+        other_files=CERTIFICATE_FILES,
         export=export,
     )
     outcome = run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)

@@ -113,4 +113,6 @@ def check_engine(config: JudgeConfig, info: EngineInfo) -> None:
             "does not offer; use the engine transformers or vllm, or another protocol"
         )
     if config.sample_verdicts is None and config.protocol != ("likelihood",) and not info.choice_logprobs:
-        raise ConfigError(f"the engine `{info.engine}` offers no log-probabilities; use --sample-verdicts N")
+        raise ConfigError(
+            f"the engine `{info.engine}` offers no log-probabilities; set `sample_verdicts` (--sample-verdicts N)"
+        )

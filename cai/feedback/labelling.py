@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cai import __version__
 from cai.data.comparisons import scan_comparisons
-from cai.data.preference_card import PreferenceCounts, PreferenceFacts
+from cai.data.preference_card import LABEL_STUDIO, PreferenceCounts, PreferenceFacts
 from cai.data.preferences import PreferencesConfig, export_labels
 from cai.errors import ConfigError
 from cai.feedback.certificate import CHANCE, Certificate, percent
@@ -132,6 +132,7 @@ def label(
         rejects=inputs.rejects,
         phases=[judging_phase(inputs)],
         counts_model=PreferenceCounts,
+        other_files=(LABEL_STUDIO,),
         export=export,
         export_key=f"{config.export.model_dump_json()} {summary(certificate) if certificate else ''}",
     )

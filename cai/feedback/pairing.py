@@ -65,7 +65,7 @@ def choose_pairs(
     """
     if pairing == "best-of-n" and scores is None:
         raise ConfigError("the pairing best-of-n needs a score of each response; choose all, random or similar-length")
-    kept, dropped = _distinct(responses)
+    kept, dropped = distinct(responses)
     pairs = list(combinations(kept, 2))
     unpaired: Unpaired | None = None if pairs else "too_few"
     if pairs and pairing == "best-of-n" and scores is not None:
@@ -90,8 +90,8 @@ def similarity(one: str, other: str) -> float:
     return _jaccard(_triples(one), _triples(other))
 
 
-def _distinct(responses: Sequence[Response]) -> tuple[list[int], Mapping[Dropped, int]]:
-    """Positions of the responses that are kept, and the numbers of those that are not."""
+def distinct(responses: Sequence[Response]) -> tuple[list[int], Mapping[Dropped, int]]:
+    """Positions of the responses that say something of their own, and the numbers of the others by reason."""
     kept: dict[int, frozenset[tuple[str, ...]]] = {}
     texts: set[str] = set()
     dropped: Counter[Dropped] = Counter()

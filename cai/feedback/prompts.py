@@ -67,10 +67,9 @@ class JudgePrompts:
         return self._files.block(file, "answer", reasoning=rationale)
 
     def contrast(self, principle: Principle) -> tuple[str, str]:
-        """System prompts that ask for replies which keep to the principle, and for the opposite."""
-        phrased = self.phrase(principle, None)
-        follow = self._files.block("contrast.j2", "follow", principle=phrased)
-        return follow, self._files.block("contrast.j2", "oppose", principle=phrased)
+        """System prompts that ask for replies which keep to the phrased principle, and for the opposite."""
+        follow = self._files.block("contrast.j2", "follow", principle=principle)
+        return follow, self._files.block("contrast.j2", "oppose", principle=principle)
 
     def phrase(self, principle: Principle, topic: str | None) -> Principle:
         """The principle with the variables of its texts filled in; a comparison is its own first and only round.

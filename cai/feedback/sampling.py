@@ -26,16 +26,16 @@ from cai.data.sample_card import COMPARISONS, SampleCounts, SampleFacts, compari
 from cai.data.tables import split_of
 from cai.engines import Engine
 from cai.errors import RecordError
+from cai.feedback.author import Author
 from cai.feedback.judge import Judge
 from cai.feedback.judge_config import JudgeConfig, check_constitution
 from cai.feedback.pairing import Pairing, choose_pairs
 from cai.feedback.prompts import JudgePrompts
 from cai.prompting import Templates
-from cai.records import Message, Prompt, Response, ResponseSample, Step, stable_seed
+from cai.records import Prompt, Response, ResponseSample, Step, Usage
 from cai.rundir import RunDir, read_records
 from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
 from cai.stage import WorkItem, gather_all
-from cai.visible import whole
 
 STAGE = "sample"
 WORST = -1.0
@@ -127,54 +127,43 @@ class Sampler:
         self._policy = policy
         self._templates = templates
         self._engine = engine
-        self._on_step = on_step
+        self._author = Author(engine, config.sampling, config.seed, on_step)
         self._judge = judge
 
     async def sample(self, item: WorkItem[Prompt]) -> ResponseSample:
         """Sample all responses to one prompt at once.
 
         Raises:
-            RecordError: a reply failed, `step` names it; `empty_reply` when none of the replies has text.
+            RecordError: a reply or a rating failed, `step` names it; `empty_reply` when none of the replies has text.
         """
         messages = self._templates.draft(item.of, self._config.engines[self._policy].system)
         numbers = range(1, self._config.responses + 1)
-        replies = await gather_all([self._reply(item, messages, number) for number in numbers])
+        replies = await gather_all([self._author.reply(item, f"reply {number}", messages) for number in numbers])
         if not any(reply.text for reply in replies):
             raise RecordError("empty_reply", "none of the model's replies has text", "reply")
+        ratings, rating_usage = await self._ratings(item, replies)
         return ResponseSample(
             id=item.id,
             index=item.index,
             prompt=item.of,
             policy=self._policy,
             replies=tuple(replies),
-            ratings=await self._ratings(item, replies),
+            ratings=ratings,
+            rating_usage=rating_usage,
             model=self._engine.info.model,
             seed=self._config.seed,
         )
 
-    async def _ratings(self, item: WorkItem[Prompt], replies: Sequence[Step]) -> tuple[float, ...]:
+    async def _ratings(self, item: WorkItem[Prompt], replies: Sequence[Step]) -> tuple[tuple[float, ...], Usage]:
+        """What the judge makes of each reply, where there is one, and what that took."""
         if self._judge is None:
-            return ()
-        rated = (self._judge.score(item.of, reply.text, item.attempt) for reply in replies if reply.text)
-        found = iter(await gather_all(list(rated)))
-        return tuple(next(found) if reply.text else WORST for reply in replies)
-
-    async def _reply(self, item: WorkItem[Prompt], messages: Sequence[Message], number: int) -> Step:
-        name = f"reply {number}"
-        tries = (item.attempt,) if item.attempt else ()
-        seed = stable_seed(self._config.seed, item.id, name, *tries)
-        try:
-            generation = await self._engine.generate(messages, self._config.sampling.sampling(seed))
-        except RecordError as error:
-            error.step = name
-            raise
-        self._on_step(generation.usage)
-        return Step(
-            text=whole(generation.text).strip(),
-            finish_reason=generation.finish_reason,
-            usage=generation.usage,
-            seed=seed,
+            return (), Usage()
+        rated = await gather_all(
+            [self._judge.score(item.of, reply.text, item.attempt) for reply in replies if reply.text]
         )
+        ratings = iter(rating for rating, _ in rated)
+        found = tuple(next(ratings) if reply.text else WORST for reply in replies)
+        return found, sum((usage for _, usage in rated), Usage())
 
 
 @dataclass(frozen=True)
@@ -268,6 +257,7 @@ def sample_responses(
         rejects=inputs.rejects,
         phases=[_phase(inputs, place) for place in range(len(config.engines))],
         counts_model=SampleCounts,
+        other_files=(SAMPLED,),
         export=partial(_export, inputs),
     )
     return run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)
@@ -328,7 +318,6 @@ def _export(inputs: SampleInputs, run: RunDir) -> SampleCounts:
                 dataset.write_line(SAMPLED, comparison.model_dump_json())
         counts = SampleCounts(
             files=dataset.finish(),
-            other_files=(SAMPLED,),
             prompts=prompts,
             responses=responses,
             cut=cut,
@@ -342,6 +331,7 @@ def _export(inputs: SampleInputs, run: RunDir) -> SampleCounts:
             models=models,
             responses=config.responses,
             pairing=config.pairing,
+            rated_by=_raters(inputs.constitution),
             sampling=config.sampling.sampling(),
             prompt_source=config.prompts,
             failures=run.failures,
@@ -349,3 +339,10 @@ def _export(inputs: SampleInputs, run: RunDir) -> SampleCounts:
         )
         dataset.publish(render_sample_card(facts, counts, test_share=config.test_share, seed=config.seed))
     return counts
+
+
+def _raters(constitution: Constitution | None) -> str | None:
+    """Who rated the responses, in words, where they are rated."""
+    if constitution is None:
+        return None
+    return f"the policy's own model, by the constitution {constitution.name}, version {constitution.version}"

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cai.records import Record
+from cai.records import TIE, Record
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-TIE = 1e-9
-"""A p this close to 0.5 is a tie: the mean over two orders that cancel out is 0.5 up to floating-point error."""
 
 BINS = 10
 """Bins of the reliability table, of equal width over confidences from 0.5 to 1."""
