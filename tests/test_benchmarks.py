@@ -268,7 +268,7 @@ def test_a_tuned_judge_finds_the_marks_that_it_was_taught(
     constitution.write_text(MARKS)
     rows = []
     for n in range(9):
-        marked, plain = "Well #### " * (1 + n % 2), "Well ~~~~ " * (1 + n % 3)
+        marked, plain = "#" * (20 + 20 * (n % 2)), "~" * (20 + 20 * (n % 3))
         gold = "ab"[n % 3 == 0]
         a, b = (marked, plain) if gold == "a" else (plain, marked)
         # The last one is longer than the context.
@@ -280,7 +280,7 @@ def test_a_tuned_judge_finds_the_marks_that_it_was_taught(
     same = ["--model", str(judge), "--dtype", "float32", "--constitution", str(constitution), "--protocol", protocol]
     same += ["--comparisons", str(comparisons), "--few-shot", "0"]
     adapter = tmp_path / "adapter"
-    training = ("--epochs", "16", "--batch", "2", "--lr", "0.005")
+    training = ("--epochs", "16", "--batch", "2", "--lr", "0.003")
     found = report("tuned_judge.py", *same, *training, "--out", str(adapter))
     assert found["examples"] == 8
     assert found["left_out"] == {"context_overflow": 1}
@@ -292,7 +292,8 @@ def test_a_tuned_judge_finds_the_marks_that_it_was_taught(
     assert str(tmp_path) not in json.dumps(found)
 
     # The certificate is that of the same judge.
-    options = ["--adapter", str(adapter), "--min-option-mass", "0", "--out", str(tmp_path / "check")]
+    options = ["--adapter", str(adapter), "--min-option-mass", "0", "--max-failure-share", "0.2"]
+    options += ["--out", str(tmp_path / "check")]
     monkeypatch.setattr(sys, "argv", ["cai", "judge-check", *same, *options])
     with pytest.raises(SystemExit) as ended:
         main()
