@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from cai import __version__
 from cai.engines.base import EngineInfo
 from cai.records import Record
 
@@ -59,7 +60,7 @@ def machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of cai and of the packages that speed depends on, where they are installed."""
-    found = {"python": platform.python_version(), "cai": metadata.version("constitutional-ai")}
+    found = {"python": platform.python_version(), "cai": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -134,6 +134,8 @@ class Marked:
         return self._engine.info
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        if not self.info.seeded:  # the seed would fix nothing, and a vLLM server on a CPU dies of it
+            sampling = sampling.model_copy(update={"seed": None})
         return await self._engine.generate(self._marked(messages), sampling)
 
     async def choice_logprobs(

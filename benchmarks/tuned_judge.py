@@ -246,7 +246,8 @@ class Trainer:
         first = stable_seed(self._seed, example.id, "order")
         margin = example.margins[(first + epoch) % len(example.margins)]
         try:
-            loss = torch.nn.functional.softplus(-sum(sign * self._log_odds(ids) for ids, sign in margin))
+            value = torch.stack([sign * self._log_odds(ids) for ids, sign in margin]).sum()
+            loss = torch.nn.functional.softplus(-value)
             (share * loss).backward()
         except torch.OutOfMemoryError:
             longest = max(len(ids) for ids, _ in margin)
@@ -424,10 +425,10 @@ def main() -> int:
         training = load_config(Training, None, {"epochs": options.epochs, "batch": options.batch, "lr": options.lr})
         constitution = options.constitution
         inputs = load_judging(config, require_gold=True)
-        new_folder(options.out)
         if options.principle:
             chosen = with_one_principle(load_constitution(constitution), options.principle, options.protocol)
             inputs = replace(inputs, constitution=chosen)
+        new_folder(options.out)
         report = tune(inputs, training, options.principle, options.out)
     except CaiError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -123,6 +123,8 @@ class CachingServer(ChatServer):
                 return Answer(body=text) if self._metrics else Answer(404)
             if request.path.endswith("/models"):
                 return self.models_answer
+            if "seed" in request.body:  # of this a vLLM server on a CPU dies
+                return Answer(500)
             messages = request.body["messages"]
             before = json.dumps([messages[:-1], messages[-1]["content"].partition("Rule:")[0]])
             cached = 18 if before in self._known else 0

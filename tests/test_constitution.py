@@ -55,9 +55,10 @@ def test_hhh_has_sixteen_principles_for_each_part_and_covers_every_topic_in_both
     assert [p.id for p in hhh.principles if p.polarity == "worse"] == ["more-harmful"]
 
 
-def test_hhh_has_five_short_worked_examples_of_each_kind() -> None:
+def test_hhh_has_short_worked_examples_of_each_kind() -> None:
     examples = load_constitution("hhh").examples
-    assert (len(examples.critique_revision), len(examples.comparison)) == (5, 5)
+    assert (len(examples.critique_revision), len(examples.comparison)) == (5, 6)
+    assert all(example.reasoning for example in examples.comparison)
     assert any(len(example.conversation) > 1 for example in examples.critique_revision)
     kept = [e for e in examples.critique_revision if e.critique.splitlines()[0] == "No issues."]
     assert [example.revision == example.response for example in kept] == [True]

@@ -258,7 +258,7 @@ def test_a_response_cannot_break_out_of_its_place(text: str) -> None:
     assert f"\n(B)\n{fence}\n{text}\n{fence}\n\nRule: Choose the kinder reply." in request
     assert fence not in text
     assert request.endswith("Choose the kinder reply.")
-    assert prefill == "The answer is ("
+    assert prefill == "Answer: ("
 
 
 @pytest.mark.parametrize(
@@ -343,8 +343,8 @@ def opening(file: str, shots: int | None = None, cot: bool = False) -> list[tupl
 
 def test_worked_examples_end_as_the_judge_is_to_answer() -> None:
     first, said, second, then = opening("comparison.j2")
-    assert (first[0], said) == ("user", ("assistant", "The answer is (B)"))
-    assert (second[0], then) == ("user", ("assistant", "The answer is (A)"))
+    assert (first[0], said) == ("user", ("assistant", "Answer: (B)"))
+    assert (second[0], then) == ("user", ("assistant", "Answer: (A)"))
     assert "Rule: Choose the kinder reply." in first[1]
     assert "Rule: Choose the cruel reply." in second[1]
     assert opening("comparison.j2", shots=1) == [first, said]
