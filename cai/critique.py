@@ -4,21 +4,21 @@ Departures from the paper, each an option of the run: critiques can be left out,
 finds nothing. As in the paper, each round draws its own principle and works on the revision before it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from cai.author import Author
 from cai.config import Positive, SamplingConfig, Share, StageConfig
 from cai.constitution import Constitution
 from cai.engines.base import Engine
 from cai.errors import RecordError
 from cai.preamble import strip_preamble
 from cai.prompting import Templates, found_nothing
-from cai.records import Message, Prompt, RevisionChain, RevisionRound, Step, Usage, stable_seed
-from cai.stage import WorkItem
-from cai.visible import whole
+from cai.records import Message, Prompt, RevisionChain, RevisionRound, Step
+from cai.stage import OnStep, WorkItem
 
 
 class CritiqueReviseConfig(StageConfig):
@@ -67,14 +67,14 @@ class Reviser:
         constitution: Constitution,
         templates: Templates,
         engine: Engine,
-        on_step: Callable[[Usage], None],
+        on_step: OnStep,
     ) -> None:
         """Take what the chains share; `on_step` is called after every model call."""
         self._config = config
         self._constitution = constitution
         self._templates = templates
         self._engine = engine
-        self._on_step = on_step
+        self._author = Author(engine, config.sampling, config.seed, on_step)
         self._opening = templates.opening(constitution, config.few_shot, config.critique)
 
     async def chain(self, item: WorkItem[Prompt]) -> RevisionChain:
@@ -126,18 +126,8 @@ class Reviser:
 
     async def _step(self, item: WorkItem[Prompt], name: str, messages: Sequence[Message], clean: bool = True) -> Step:
         """One model call; `clean` takes the preamble off the reply."""
-        tries = (item.attempt,) if item.attempt else ()
-        seed = stable_seed(self._config.seed, item.id, name, *tries)
-        try:
-            generation = await self._engine.generate(messages, self._config.sampling.sampling(seed))
-        except RecordError as error:
-            error.step = name
-            raise
-        self._on_step(generation.usage)
-        reply = whole(generation.text)
-        text, removed = strip_preamble(reply) if clean else (reply.strip(), "")
+        step = await self._author.reply(item, name, messages)
+        text, removed = strip_preamble(step.text) if clean else (step.text, "")
         if not text:
             raise RecordError("empty_reply", "the model's reply has no text", name)
-        return Step(
-            text=text, removed=removed, finish_reason=generation.finish_reason, usage=generation.usage, seed=seed
-        )
+        return step if text == step.text else step.model_copy(update={"text": text, "removed": removed})

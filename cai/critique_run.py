@@ -19,8 +19,8 @@ from cai.engines import Engine
 from cai.prompting import Templates
 from cai.records import Prompt, RevisionChain
 from cai.rundir import RunDir
-from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
-from cai.stage import WorkItem
+from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.stage import OnStep, WorkItem
 
 STAGE = "critique-revise"
 

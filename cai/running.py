@@ -19,16 +19,14 @@ from cai.data.dataset import DatasetCounts
 from cai.engines import Engine, open_engine
 from cai.errors import RunDirError, StageError
 from cai.progress import StageProgress
-from cai.records import Failure, Record, StageResult, Usage
+from cai.records import Failure, Record, StageResult
 from cai.rundir import Manifest, RunDir, shared_keys_digest
-from cai.stage import WorkItem, run_interruptible, run_stage, sigterm_interrupts
+from cai.stage import OnStep, WorkItem, run_interruptible, run_stage, sigterm_interrupts
 
 InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT", bound=StageResult)
 CountsT = TypeVar("CountsT", bound=DatasetCounts, covariant=True)
 
-OnStep = Callable[[Usage], None]
-"""To be called after each model call, with what it took."""
 REJECTS = "rejects.jsonl"
 
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from cai.errors import RecordError, StageError
-from cai.records import Failure
+from cai.records import Failure, Usage
 
 T = TypeVar("T")
 InputT = TypeVar("InputT")
 
+OnStep = Callable[[Usage], None]
+"""To be called after each model call, with what it took."""
 GIVE_UP_AFTER = 50
 """Failures in a row, with no success between them, after which the stage stops: something is wrong for all."""
 

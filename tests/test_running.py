@@ -14,8 +14,8 @@ from cai.engines import Engine
 from cai.errors import ConfigError, StageError
 from cai.records import Message, Sampling, StageResult, Usage
 from cai.rundir import RunDir, read_manifest, read_records
-from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
-from cai.stage import WorkItem
+from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.stage import OnStep, WorkItem
 
 
 class Echo(StageResult):

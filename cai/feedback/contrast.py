@@ -17,6 +17,7 @@ from typing import ClassVar
 from rich.console import Console
 
 from cai import __version__
+from cai.author import Author
 from cai.config import Positive, SamplingConfig, Share, StageConfig
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.data.comparisons import SAMPLED
@@ -29,14 +30,13 @@ from cai.data.rows import Reject, ignore
 from cai.data.tables import split_of
 from cai.engines import Engine
 from cai.errors import RecordError
-from cai.feedback.author import Author
 from cai.feedback.pairing import distinct
 from cai.feedback.prompts import JudgePrompts
 from cai.prompting import with_system
 from cai.records import Comparison, ContrastSample, Prompt, Response, Side, stable_seed
 from cai.rundir import RunDir, read_records
-from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
-from cai.stage import WorkItem, gather_all
+from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "contrast"
 FOLLOW, OPPOSE = "follow", "oppose"

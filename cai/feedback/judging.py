@@ -20,8 +20,8 @@ from cai.feedback.judge import Judge
 from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution
 from cai.feedback.prompts import JudgePrompts
 from cai.records import Comparison, Label
-from cai.running import OnStep, Phase, default_out
-from cai.stage import WorkItem
+from cai.running import Phase, default_out
+from cai.stage import OnStep, WorkItem
 
 
 class JudgingConfig(StageConfig):

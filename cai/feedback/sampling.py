@@ -16,6 +16,7 @@ from pydantic import StringConstraints, model_validator
 from rich.console import Console
 
 from cai import __version__
+from cai.author import Author
 from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig, engine_free_keys
 from cai.constitution import Constitution, load_constitution
 from cai.data.comparisons import SAMPLED
@@ -26,7 +27,6 @@ from cai.data.sample_card import COMPARISONS, SampleCounts, SampleFacts, compari
 from cai.data.tables import split_of
 from cai.engines import Engine
 from cai.errors import RecordError
-from cai.feedback.author import Author
 from cai.feedback.judge import Judge
 from cai.feedback.judge_config import JudgeConfig, check_constitution
 from cai.feedback.pairing import Pairing, choose_pairs
@@ -34,8 +34,8 @@ from cai.feedback.prompts import JudgePrompts
 from cai.prompting import Templates
 from cai.records import Prompt, Response, ResponseSample, Step, Usage
 from cai.rundir import RunDir, read_records
-from cai.running import Job, OnStep, Outcome, Phase, default_out, run_job
-from cai.stage import WorkItem, gather_all
+from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "sample"
 WORST = -1.0

@@ -1,4 +1,4 @@
-"""Replies for pairs: one call to a policy, under a seed that a resumed run finds again."""
+"""One call to a model that writes, under a seed that a resumed run finds again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,7 @@ from cai.config import SamplingConfig
 from cai.engines import Engine
 from cai.errors import RecordError
 from cai.records import Message, Step, stable_seed
-from cai.running import OnStep
-from cai.stage import WorkItem
+from cai.stage import OnStep, WorkItem
 from cai.visible import whole
 
 
@@ -22,9 +21,12 @@ class Author:
     seed: int
     """Seed of the run."""
     on_step: OnStep
+    """Called after every call."""
 
     async def reply(self, item: WorkItem[Any], name: str, messages: Sequence[Message]) -> Step:
-        """Sample the reply that `item` knows by `name`; its seed hangs on these, the run's and the failed tries.
+        """Sample the reply that `item` knows by `name`; its text may be empty.
+
+        Its seed follows from both, from the seed of the run and from the number of failed tries.
 
         Raises:
             RecordError: as the engine's; `step` is `name`.
