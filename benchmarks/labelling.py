@@ -26,15 +26,26 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import get_args
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
-from common import Report, Spread, machine, positive, public_info, publish, spread, versions
+from common import (
+    Report,
+    Spread,
+    add_engine_options,
+    engine_keys,
+    exit_status,
+    machine,
+    positive,
+    public_info,
+    publish,
+    spread,
+    versions,
+)
 
-from cai.config import EngineName, load_config
+from cai.config import load_config
 from cai.engines import ChoiceLogprobs, Engine, EngineInfo, ReplyLogprob, open_engine
-from cai.errors import CaiError, RecordError, StageError
+from cai.errors import RecordError, StageError
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.records import Comparison, Failure, Generation, Label, Message, Record, Sampling, Usage
 from cai.stage import WorkItem, run_stage
@@ -337,45 +348,34 @@ def _over(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return spread([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
-def main() -> int:
+def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=get_args(EngineName), default="transformers")
-    parser.add_argument("--model", help="directory, hub id or a server's model name; default: SmolLM2-135M-Instruct")
+    add_engine_options(parser)
     parser.add_argument("--dtype", help="default: float32 with transformers, in which reuse changes nothing; else auto")
-    parser.add_argument("--base-url", action="append", default=[], help="OpenAI-compatible server")
-    parser.add_argument("--script", type=Path, help="answers of the scripted engine")
     parser.add_argument("--comparisons", default="planted", help="file or shipped set; default: planted")
     parser.add_argument("--limit", type=positive, help="number of comparisons; default: all")
     parser.add_argument("--few-shot", type=int, default=0, help="worked examples before each request; default: 0")
     parser.add_argument("--repeats", type=positive, default=4, help="default: 4, in which each arm is first once")
     parser.add_argument("--out", type=Path, help="write the JSON here too")
     options = parser.parse_args()
-    try:
-        config = load_config(
-            JudgingConfig,
-            None,
-            {
-                "comparisons": options.comparisons,
-                "limit": options.limit,
-                # What is measured is speed: an answer that is unlikely as a whole takes as long as any other.
-                "judge": {"few_shot": options.few_shot, "min_option_mass": 0},
-                "engine": {
-                    "engine": options.engine,
-                    "model": options.model,
-                    "dtype": options.dtype or ("float32" if options.engine == "transformers" else None),
-                    "base_url": options.base_url,
-                    "script": options.script,
-                },
+    config = load_config(
+        JudgingConfig,
+        None,
+        {
+            "comparisons": options.comparisons,
+            "limit": options.limit,
+            # What is measured is speed: an answer that is unlikely as a whole takes as long as any other.
+            "judge": {"few_shot": options.few_shot, "min_option_mass": 0},
+            "engine": {
+                **engine_keys(options),
+                "dtype": options.dtype or ("float32" if options.engine == "transformers" else None),
             },
-        )
-        report = asyncio.run(compare(load_judging(config, require_gold=False), options.repeats))
-    except CaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        },
+    )
+    report = asyncio.run(compare(load_judging(config, require_gold=False), options.repeats))
     publish(report, options.out)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -24,7 +24,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TypeVar
 
-from common import Report, machine, positive, publish, versions
+from common import Report, exit_status, machine, positive, publish, versions
 from rich.console import Console
 
 from cai.config import EngineConfig
@@ -32,7 +32,6 @@ from cai.critique import CritiqueReviseConfig, Reviser
 from cai.critique_run import critique_revise, load_inputs, read_items
 from cai.engines import Engine, open_engine
 from cai.engines.base import EngineInfo
-from cai.errors import CaiError
 from cai.records import Generation, Message, Record, Sampling
 
 T = TypeVar("T")
@@ -215,7 +214,7 @@ def compare(folder: Path, prompts: int, rounds: int, concurrency: int) -> Overhe
     )
 
 
-def main() -> int:
+def main() -> None:
     """Read the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=positive, default=182_831, help="default: 182831, as in the paper")
@@ -224,15 +223,10 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="folder for temporary files; the full size takes about 2 GiB")
     parser.add_argument("--out", type=Path, help="write the JSON here too")
     options = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory(dir=options.folder, prefix="cai-overhead-") as folder:
-            report = compare(Path(folder), options.prompts, options.rounds, options.concurrency)
-    except CaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix="cai-overhead-") as folder:
+        report = compare(Path(folder), options.prompts, options.rounds, options.concurrency)
     publish(report, options.out)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -28,14 +28,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from common import Report, machine, positive, public_info, publish, versions
+from common import Report, exit_status, machine, positive, public_info, publish, versions
 from pydantic import Field
 
 from cai.config import Positive, StrictModel, load_config
 from cai.constitution import Constitution, frozen_yaml, load_constitution
 from cai.engines import EngineInfo, open_engine
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
-from cai.errors import CaiError, ConfigError, EngineError, RecordError, StageError
+from cai.errors import ConfigError, EngineError, RecordError, StageError
 from cai.feedback.certificate import Figures, measure, percent
 from cai.feedback.judge_config import PARTS
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
@@ -380,7 +380,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def main() -> int:
+def main() -> None:
     """Read the options, train, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="new folder for the adapter and report.json")
@@ -402,44 +402,39 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=2e-4, help="learning rate at the beginning; default: 2e-4")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args()
-    try:
-        config = load_config(
-            JudgingConfig,
-            None,
-            {
-                "comparisons": options.comparisons,
-                "constitution": options.constitution,
-                "skip": options.skip,
-                "limit": options.limit,
-                "seed": options.seed,
-                # A model that has not been tuned may give most of its probability to other answers.
-                "judge": {"protocol": [options.protocol], "few_shot": options.few_shot, "min_option_mass": 0},
-                "engine": {
-                    "model": options.model,
-                    "dtype": options.dtype,
-                    "device": options.device,
-                    "max_model_len": options.max_model_len,
-                },
+    config = load_config(
+        JudgingConfig,
+        None,
+        {
+            "comparisons": options.comparisons,
+            "constitution": options.constitution,
+            "skip": options.skip,
+            "limit": options.limit,
+            "seed": options.seed,
+            # A model that has not been tuned may give most of its probability to other answers.
+            "judge": {"protocol": [options.protocol], "few_shot": options.few_shot, "min_option_mass": 0},
+            "engine": {
+                "model": options.model,
+                "dtype": options.dtype,
+                "device": options.device,
+                "max_model_len": options.max_model_len,
             },
-        )
-        training = load_config(Training, None, {"epochs": options.epochs, "batch": options.batch, "lr": options.lr})
-        constitution = options.constitution
-        inputs = load_judging(config, require_gold=True)
-        if options.principle:
-            chosen = with_one_principle(load_constitution(constitution), options.principle, options.protocol)
-            inputs = replace(inputs, constitution=chosen)
-        new_folder(options.out)
-        report = tune(inputs, training, options.principle, options.out)
-    except CaiError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        },
+    )
+    training = load_config(Training, None, {"epochs": options.epochs, "batch": options.batch, "lr": options.lr})
+    constitution = options.constitution
+    inputs = load_judging(config, require_gold=True)
+    if options.principle:
+        chosen = with_one_principle(load_constitution(constitution), options.principle, options.protocol)
+        inputs = replace(inputs, constitution=chosen)
+    new_folder(options.out)
+    report = tune(inputs, training, options.principle, options.out)
     if options.principle:
         constitution = str(options.out / "constitution.yaml")
         Path(constitution).write_text(frozen_yaml(inputs.constitution), encoding="utf-8")
     say(f"certify it: {certifying(inputs, constitution, options.out)}")
     publish(report, options.out / "report.json")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -8,18 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cai import __version__
 from cai.constitution import Constitution, load_constitution
 from cai.critique import CritiqueReviseConfig, Reviser
 from cai.data.card import CardFacts, ExportCounts
+from cai.data.card_parts import ConstitutionFacts
 from cai.data.chains import read_chains
 from cai.data.export import export_chains
-from cai.data.prompts import PromptSource, Reject, RowNote, SeenIds, read_prompts, scan_prompts
+from cai.data.prompts import PromptSource, read_prompts, scan_prompts
+from cai.data.rows import Reject, SeenIds, ignore
 from cai.engines import Engine
 from cai.prompting import Templates
 from cai.records import Prompt, RevisionChain
 from cai.rundir import RunDir
-from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
 from cai.stage import OnStep, WorkItem
 
 STAGE = "critique-revise"
@@ -100,20 +101,16 @@ def _helpful(config: CritiqueReviseConfig) -> PromptSource:
     return PromptSource(path=config.helpful, kind="helpful")
 
 
-def _ignore(_: RowNote) -> None:
-    pass
-
-
 def read_inputs(config: CritiqueReviseConfig) -> Iterator[Prompt]:
     """The prompts of a run in order: after each of `prompts` as many helpful ones as the ratio allows so far.
 
     So a smaller `limit` gives a beginning of what a larger one gives.
     """
     seen = SeenIds()
-    prompts = read_prompts(_red_team(config), kind="red_team", on_reject=_ignore, seen=seen)
+    prompts = read_prompts(_red_team(config), kind="red_team", on_reject=ignore, seen=seen)
     helpful: Iterator[Prompt] = iter(())
     if config.helpful_ratio:
-        helpful = read_prompts(_helpful(config), kind="helpful", on_reject=_ignore, seen=seen)
+        helpful = read_prompts(_helpful(config), kind="helpful", on_reject=ignore, seen=seen)
     given = 0
     for number, prompt in enumerate(islice(prompts, config.limit), 1):
         yield prompt
@@ -166,26 +163,17 @@ def critique_revise(
 
 def _export(inputs: Inputs, run: RunDir) -> ExportCounts:
     """Write the data sets and their card."""
-    config, constitution, manifest = inputs.config, inputs.constitution, run.manifest
+    config, constitution = inputs.config, inputs.constitution
     requests = inputs.templates.requests(constitution, config.rounds)
     card = CardFacts(
-        title=f"Critiques and revisions by the constitution {constitution.name}",
-        command=" ".join(manifest.command),
-        cai_version=__version__,
-        created=manifest.created,
-        model=str(manifest.engine.get("model", "")),
+        run=run_facts(run, f"Critiques and revisions by the constitution {constitution.name}", inputs.rejects),
+        constitution=ConstitutionFacts.of(constitution, inputs.templates.sha256),
+        model=str(run.manifest.engine.get("model", "")),
         engine=config.engine.engine,
         sampling=config.sampling.sampling(),
-        constitution=constitution.name,
-        constitution_version=constitution.version,
-        constitution_description=constitution.description,
-        constitution_sha256=constitution.sha256,
-        templates_sha256=inputs.templates.sha256,
         rounds=config.rounds,
         critiques=config.critique,
         prompt_sources=(config.prompts, config.helpful) if config.helpful_ratio else (config.prompts,),
-        failures=run.failures,
-        rejects=len(inputs.rejects),
     )
     return export_chains(
         read_chains(run.path), run.path, requests=requests, test_share=config.test_share, seed=config.seed, card=card

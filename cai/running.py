@@ -5,6 +5,7 @@ engines are opened one after the other, and one whose phase has nothing left to 
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from rich.console import Console
 from cai import __version__
 from cai.config import EngineConfig, StageConfig
 from cai.constitution import Constitution, frozen_yaml
+from cai.data.card_parts import RunFacts
 from cai.data.dataset import DatasetCounts
+from cai.data.rows import Reject
 from cai.engines import Engine, open_engine
 from cai.errors import RunDirError, StageError
 from cai.progress import StageProgress
@@ -146,6 +149,18 @@ def run_job(
                 "--retry-failed tries them again, --max-failure-share allows more"
             )
         return Outcome(out, run.manifest, counts, progress)
+
+
+def run_facts(run: RunDir, title: str, rejects: Sequence[Reject]) -> RunFacts:
+    """What the card of a run's data set, of that title, says of the run and of the input rows it could not use."""
+    return RunFacts(
+        title=title,
+        command=" ".join(run.manifest.command),
+        cai_version=__version__,
+        created=run.manifest.created,
+        failures=run.failures,
+        rejects=Counter(reject.reason for reject in rejects),
+    )
 
 
 async def _generate(

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from cai.data.card import CardFacts, ExportCounts
+from cai.data.card_parts import ConstitutionFacts, RunFacts
 from cai.data.export import export_chains
 from cai.records import FinishReason, Message, Prompt, PromptKind, RevisionChain, RevisionRound, Sampling, Step, Usage
 
@@ -69,28 +70,33 @@ def chain(
     )
 
 
+TWO = ConstitutionFacts(
+    name="two", version="1", description="Two principles.", sha256="c" * 64, templates_sha256="t" * 64
+)
+
+
+def run_facts(**changes: object) -> RunFacts:
+    """What a card says of a run without failures."""
+    known = RunFacts(title="locks", command="cai …", cai_version="0.1.0", created="2026-11-21", failures={}, rejects={})
+    return RunFacts.model_validate(known.model_dump() | changes)
+
+
 def facts(**changes: object) -> CardFacts:
-    """What the run behind these chains would tell the card."""
+    """What the run behind these chains would tell the card; a change is to the field of that name, in `run` too."""
+    of_run = {name: value for name, value in changes.items() if name in RunFacts.model_fields}
     known = CardFacts(
-        title="locks",
-        command="cai critique-revise --constitution two.yaml",
-        cai_version="0.1.0",
-        created="2026-11-21",
+        run=run_facts(**of_run),
+        constitution=TWO,
         model="tiny",
         engine="scripted",
         sampling=Sampling(),
-        constitution="two",
-        constitution_version="1",
-        constitution_description="Two principles.",
-        constitution_sha256="c" * 64,
-        templates_sha256="t" * 64,
         rounds=2,
         critiques=True,
         prompt_sources=("locks.jsonl",),
-        failures={},
-        rejects=0,
     )
-    return CardFacts.model_validate(known.model_dump() | changes)
+    return CardFacts.model_validate(
+        known.model_dump() | {name: value for name, value in changes.items() if name not in of_run}
+    )
 
 
 def write_run(run: Path, chains: Sequence[RevisionChain]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chain_samples import facts
+from chain_samples import TWO, facts
 from markdown_it import MarkdownIt
 
 from cai.data.card import ExportCounts, render_card
@@ -92,7 +92,10 @@ def test_the_header_names_every_file_and_sft_is_the_default() -> None:
 
 
 def test_the_card_shows_the_figures_of_the_export() -> None:
-    shown = [tuple(row) for row in page(card(failures={"timeout": 2, "context_overflow": 9}, rejects=11)).rows]
+    shown = [
+        tuple(row)
+        for row in page(card(failures={"timeout": 2, "context_overflow": 9}, rejects={"bad_id": 4, "not_text": 7})).rows
+    ]
     for row in (
         ("chains exported", "1,234"),
         ("of them answers to helpful prompts, which are not revised", "30"),
@@ -147,7 +150,8 @@ def test_the_card_does_not_pass_the_pairs_off_as_labels() -> None:
 def test_text_from_outside_is_shown_as_it_is(text: str) -> None:
     plain = page(card())
     text_shown = " ".join(text.split())
-    marked = card(title=text, model=text, constitution_description=text, failures={text: 1}, prompt_sources=(text,))
+    two = TWO.model_dump() | {"description": text}
+    marked = card(title=text, model=text, constitution=two, failures={text: 1}, prompt_sources=(text,))
     shown = page(marked)
     for name in ("model", "description", "prompts"):
         assert [name, text_shown] in shown.rows

@@ -1,22 +1,15 @@
-"""TRL's trainers take the exported tables as they are: a tiny model with random weights, two steps."""
+"""TRL's trainers take the exported tables as they are."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from chain_samples import REQUESTS, chain, facts, round_
+from trl_trainers import first_loss, pair_texts, rows_of, tokenizer, trainer_of
 
 from cai.data.export import export_chains
 
-datasets.disable_progress_bars()
-
-WORDS = ("hello", "hi", "question", "with", "a", "bent", "pin", "no", "not", "egg", "eight", "minutes", "With", ".")
-TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
+__all__ = ["tokenizer"]
 
 
 @pytest.fixture(scope="module")
@@ -36,69 +29,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = [*WORDS, *"0123456789"]
-    special = ["<unk>", "<pad>", "<|end|>", "<|user|>", "<|assistant|>"]
-    core = Tokenizer(models.WordLevel({word: n for n, word in enumerate(special + words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = import_module("transformers").PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        eos_token="<|end|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>"],
-    )
-    wrapped.chat_template = TEMPLATE
-    return wrapped
-
-
-def tiny_model(tokenizer: Any) -> Any:
-    import torch
-
-    transformers = import_module("transformers")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def arguments(out: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(out),
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "report_to": "none",
-        "use_cpu": True,
-        "bf16": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "seed": 0,
-    }
-
-
 def test_sft_trainer_takes_the_sft_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    trl = import_module("trl")
-    rows = datasets.load_dataset(str(run), "sft", split="train", cache_dir=str(tmp_path / "cache"))
-    trainer = trl.SFTTrainer(
-        model=tiny_model(tokenizer),
-        args=trl.SFTConfig(**arguments(tmp_path / "out")),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    rows = rows_of(run, "sft", tmp_path / "cache")
+    trainer = trainer_of("SFT", rows, tokenizer, tmp_path / "out")
     before = trainer.model.get_input_embeddings().weight.detach().clone()
     trainer.train()
     assert trainer.state.global_step == 2
@@ -109,25 +42,15 @@ def test_sft_trainer_takes_the_sft_table(run: Path, tokenizer: Any, tmp_path: Pa
 
 
 def test_dpo_trainer_takes_the_pairs_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    trl = import_module("trl")
-    rows = datasets.load_dataset(str(run), "pairs", split="train", cache_dir=str(tmp_path / "cache"))
-    trainer = trl.DPOTrainer(
-        model=tiny_model(tokenizer),
-        ref_model=tiny_model(tokenizer),
-        args=trl.DPOConfig(**arguments(tmp_path / "out")),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    rows = rows_of(run, "pairs", tmp_path / "cache")
+    trainer = trainer_of("DPO", rows, tokenizer, tmp_path / "out")
     trainer.train()
     assert trainer.state.global_step == 2
     assert len(trainer.train_dataset) == len(rows) == 8
-    first = trainer.train_dataset[1]
-    texts = {name: tokenizer.decode(first[f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
-    assert texts == {
+    assert pair_texts(trainer, 1) == {
         "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
         "chosen": "no not 1 <|end|>",
         "rejected": "With a pin . <|end|>",
     }
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # Before the first step policy and reference agree, so the DPO loss is ln 2.
-    assert losses[0] == pytest.approx(0.6931, abs=1e-3)
+    assert first_loss(trainer) == pytest.approx(0.6931, abs=1e-3)

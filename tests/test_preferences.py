@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
-from chain_samples import header, rows
+from chain_samples import TWO, header, rows, run_facts
 from labels import both, judgement, label
 
 from cai.data.card_parts import escaped
@@ -20,20 +20,11 @@ from cai.records import Label, Side, Verdict
 datasets.disable_progress_bars()
 
 FACTS = PreferenceFacts(
-    title="locks",
-    command="cai label --comparisons runs/locks",
-    cai_version="0.1.0",
-    created="2026-11-21",
+    run=run_facts(failures={"context_overflow": 3, "off_mass": 1}, rejects={"unknown_gold": 2}),
+    constitution=TWO,
     judge={"model": "tiny", "protocol": "pairwise"},
-    constitution="two",
-    constitution_version="1",
-    constitution_description="Two principles.",
-    constitution_sha256="c" * 64,
-    templates_sha256="t" * 64,
     comparisons="runs/locks",
     certificate=None,
-    failures={"context_overflow": 3, "off_mass": 1},
-    rejects={"unknown_gold": 2},
 )
 
 

@@ -1,19 +1,15 @@
-"""TRL's trainers take the exported preferences as they are: a tiny model with random weights, two steps."""
+"""TRL's trainers take the exported preferences as they are."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from labels import both, label
-from test_export_trl import arguments, tiny_model, tokenizer
 from test_preferences import export
+from trl_trainers import first_loss, pair_texts, rows_of, tokenizer, trainer_of
 
 __all__ = ["tokenizer"]
-
-datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="module")
@@ -37,55 +33,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loaded(run: Path, table: str, tmp_path: Path) -> Any:
-    return datasets.load_dataset(str(run), table, split="train", cache_dir=str(tmp_path / "cache"))
-
-
 def test_dpo_trainer_takes_the_preferences(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    trl = import_module("trl")
-    rows = loaded(run, "preferences", tmp_path)
-    trainer = trl.DPOTrainer(
-        model=tiny_model(tokenizer),
-        ref_model=tiny_model(tokenizer),
-        args=trl.DPOConfig(**arguments(tmp_path / "out")),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    rows = rows_of(run, "preferences", tmp_path / "cache")
+    trainer = trainer_of("DPO", rows, tokenizer, tmp_path / "out")
     trainer.train()
     assert trainer.state.global_step == 2
     assert len(trainer.train_dataset) == len(rows) == 8
-    texts = [
-        {name: tokenizer.decode(trainer.train_dataset[n][f"{name}_ids"]) for name in ("prompt", "chosen", "rejected")}
-        for n in (1, 7)
-    ]
     # By the second label the mean of 0.3 and 0.6 favours b.
-    assert texts == [
-        {
-            "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
-            "chosen": "no not 1 <|end|>",
-            "rejected": "with a bent pin 1 <|end|>",
-        },
-        {
-            "prompt": "<|user|> question egg <|end|> <|assistant|>",
-            "chosen": "eight minutes <|end|>",
-            "rejected": "no <|end|>",
-        },
-    ]
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert pair_texts(trainer, 1) == {
+        "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
+        "chosen": "no not 1 <|end|>",
+        "rejected": "with a bent pin 1 <|end|>",
+    }
+    assert pair_texts(trainer, 7) == {
+        "prompt": "<|user|> question egg <|end|> <|assistant|>",
+        "chosen": "eight minutes <|end|>",
+        "rejected": "no <|end|>",
+    }
     # Before the first step policy and reference agree, so the DPO loss is ln 2.
-    assert losses[0] == pytest.approx(0.6931, abs=1e-3)
+    assert first_loss(trainer) == pytest.approx(0.6931, abs=1e-3)
 
 
 def test_kto_trainer_takes_the_kto_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    trl = import_module("trl")
-    rows = loaded(run, "kto", tmp_path)
-    trainer = trl.KTOTrainer(
-        model=tiny_model(tokenizer),
-        ref_model=tiny_model(tokenizer),
-        args=trl.KTOConfig(**arguments(tmp_path / "out")),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    rows = rows_of(run, "kto", tmp_path / "cache")
+    trainer = trainer_of("KTO", rows, tokenizer, tmp_path / "out")
     trainer.train()
     assert trainer.state.global_step == 2
     # Of eight pairs two are ties, which have no rows.

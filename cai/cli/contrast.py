@@ -1,7 +1,6 @@
 """`cai contrast`: preference pairs by contrasting prompts, without a judge."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,9 @@ def contrast(config_file: Path | None, out: Path | None, overwrite: bool, retry_
     screen = console()
     config = load_config(ContrastConfig, config_file, overrides(options))
     inputs = load_contrast_inputs(config)
-    _announce(screen, inputs)
     path = out or inputs.default_out
-    command = ["cai", *sys.argv[1:]]
-    screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
-    with way_to_go_on("pairs", command):
+    _announce(screen, inputs, path)
+    with way_to_go_on("pairs") as command:
         outcome = run_contrast(inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed)
     screen.print(_summary(outcome))
     lines = [
@@ -57,13 +54,14 @@ def contrast(config_file: Path | None, out: Path | None, overwrite: bool, retry_
     print_lines(screen, lines)
 
 
-def _announce(screen: Console, inputs: ContrastInputs) -> None:
+def _announce(screen: Console, inputs: ContrastInputs, path: Path) -> None:
     """Say in a few lines what will be done."""
     config, constitution = inputs.config, inputs.constitution
     lines = [
         f"constitution: {constitution.name} {constitution.version} (sha256 {constitution.sha256[:8]})",
         f"prompts: {inputs.prompts} × {config.principles} principles; {2 * inputs.pairs:,} model calls",
         *odd_rows(inputs.rejects, inputs.notes),
+        f"run directory: {path}",
     ]
     print_lines(screen, lines)
 

@@ -1,7 +1,6 @@
 """`cai critique-revise`: the main job."""
 
 import shlex
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,8 @@ def critique_revise(
         _print_estimate(screen, inputs)
         return
     path = out or inputs.default_out
-    command = ["cai", *sys.argv[1:]]
     screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
-    with way_to_go_on("chains", command):
+    with way_to_go_on("chains") as command:
         outcome = run_stage(inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed)
     _conclude(screen, inputs, outcome)
 

@@ -1,6 +1,5 @@
 """`cai label` and `cai judge-check`: a judge at work, and what it is worth."""
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -80,8 +79,8 @@ def judge_check(
     config = load_config(JudgeCheckConfig, config_file, overrides(options, _SECTIONS))
     inputs = load_judge_check(config)
     path = out or inputs.default_out("judge-check")
-    command = _announce(screen, inputs, path)
-    with way_to_go_on("labels", command):
+    _announce(screen, inputs, path)
+    with way_to_go_on("labels") as command:
         certificate, outcome = run_judge_check(
             inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed
         )
@@ -133,7 +132,7 @@ def label(
     config = load_config(LabelConfig, config_file, overrides(options, {**_SECTIONS, "export": PreferencesConfig}))
     inputs = load_labelling(config)
     path = out or inputs.default_out("label")
-    command = _announce(screen, inputs, path)
+    _announce(screen, inputs, path)
     found = find_certificate(inputs, certificate, path.parent)
     if found is None:
         screen.print(
@@ -146,7 +145,7 @@ def label(
         screen.print(f"certificate: {summary(found.certificate)} ({found.path})", markup=False, soft_wrap=True)
         if not force:
             refuse_chance(found.certificate)
-    with way_to_go_on("labels", command):
+    with way_to_go_on("labels") as command:
         outcome = run_label(
             inputs,
             path,
@@ -160,8 +159,8 @@ def label(
     screen.print(f"train on:  datasets.load_dataset({str(path)!r}, 'preferences')", markup=False, soft_wrap=True)
 
 
-def _announce(screen: Console, inputs: "JudgingInputs", path: Path) -> list[str]:
-    """Say in a few lines what will be done; gives the command line."""
+def _announce(screen: Console, inputs: "JudgingInputs", path: Path) -> None:
+    """Say in a few lines what will be done."""
     constitution, judge = inputs.constitution, inputs.config.judge
     lines = [
         f"constitution: {constitution.name} {constitution.version} (sha256 {constitution.sha256[:8]})",
@@ -171,7 +170,6 @@ def _announce(screen: Console, inputs: "JudgingInputs", path: Path) -> list[str]
         f"run directory: {path}",
     ]
     print_lines(screen, lines)
-    return ["cai", *sys.argv[1:]]
 
 
 def _summary(outcome: Outcome[PreferenceCounts]) -> Table:

@@ -1,6 +1,7 @@
 """What the commands that make a run share: options about its directory, and what they print of it."""
 
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,11 @@ def run_options(command: CommandT) -> CommandT:
 
 
 @contextmanager
-def way_to_go_on(noun: str, command: Sequence[str]) -> Iterator[None]:
-    """Where the run within is interrupted, print the command that goes on with it."""
+def way_to_go_on(noun: str) -> Iterator[Sequence[str]]:
+    """Give the command line; where the run within is interrupted, print the one that goes on with it."""
+    command = ["cai", *sys.argv[1:]]
     try:
-        yield
+        yield command
     except KeyboardInterrupt:
         again = [word for word in command if word != "--overwrite"]
         click.echo(f"\nstopped; finished {noun} are kept. Go on with: {shlex.join(again)}", err=True)

@@ -1,7 +1,6 @@
 """`cai sample`: pairs of responses for a judge."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -67,11 +66,9 @@ def sample(config_file: Path | None, out: Path | None, overwrite: bool, retry_fa
     screen = console()
     config = load_config(SampleConfig, config_file, overrides(options))
     inputs = load_sample_inputs(config)
-    _announce(screen, inputs)
     path = out or inputs.default_out
-    command = ["cai", *sys.argv[1:]]
-    screen.print(f"run directory: {path}", markup=False, soft_wrap=True)
-    with way_to_go_on("samples", command):
+    _announce(screen, inputs, path)
+    with way_to_go_on("samples") as command:
         outcome = sample_responses(
             inputs, path, screen, command=command, overwrite=overwrite, retry_failed=retry_failed
         )
@@ -79,14 +76,14 @@ def sample(config_file: Path | None, out: Path | None, overwrite: bool, retry_fa
     screen.print(f"have them compared:  cai label --comparisons {shlex.quote(str(path))}", markup=False, soft_wrap=True)
 
 
-def _announce(screen: Console, inputs: SampleInputs) -> None:
+def _announce(screen: Console, inputs: SampleInputs, path: Path) -> None:
     """Say in a few lines what will be done."""
     config = inputs.config
     policies = list(config.engines)
     who = f"the policies {', '.join(policies)}" if len(policies) > 1 else "one policy"
     calls = inputs.samples * config.responses
     line = f"prompts: {inputs.prompts} × {config.responses} responses from {who}; {calls:,} model calls"
-    print_lines(screen, [line, *odd_rows(inputs.rejects, inputs.notes)])
+    print_lines(screen, [line, *odd_rows(inputs.rejects, inputs.notes), f"run directory: {path}"])
 
 
 def _summary(outcome: Outcome[SampleCounts]) -> Table:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 
 from cai.data.card_parts import (
-    LICENSE,
-    column_list,
-    escaped,
-    fenced,
-    header,
+    CONSTITUTION_BESIDE,
+    ConstitutionFacts,
+    RunFacts,
+    by_reason,
+    card_text,
+    how_made,
     markdown_table,
-    most_first,
+    principle_table,
     table_list,
 )
 from cai.data.dataset import DatasetCounts
@@ -34,31 +35,17 @@ stands on both sides. `llm_swarm` divides each side's prompts further into `sft`
 class CardFacts(Record):
     """What the card says of the run beside the counts of the export."""
 
-    title: str
-    command: str
-    """The command line that made the run."""
-    cai_version: str
-    created: str
-    """Date or time in ISO format."""
+    run: RunFacts
+    constitution: ConstitutionFacts
     model: str
     engine: str
     sampling: Sampling
-    constitution: str
-    """Name of the constitution."""
-    constitution_version: str
-    constitution_description: str
-    constitution_sha256: str
-    templates_sha256: str
     rounds: int
     """Rounds asked for; a chain has fewer where it stopped because a critique found nothing."""
     critiques: bool
     """False when the revisions were asked for without a critique."""
     prompt_sources: tuple[str, ...]
     """Files or data sets that the prompts were read from."""
-    failures: Mapping[str, int]
-    """Number of prompts that failed, by reason; they are in no table."""
-    rejects: int
-    """Input rows that could not be read as prompts."""
 
 
 class ExportCounts(DatasetCounts):
@@ -84,48 +71,33 @@ class ExportCounts(DatasetCounts):
 
 def render_card(facts: CardFacts, counts: ExportCounts, *, test_share: float, seed: int) -> str:
     """Write the card. All figures come from `counts` and `facts`; text from outside is escaped."""
-    parts = [
-        header(facts.title, TABLES, counts, ("critique-revision",)),
-        f"# {escaped(facts.title)}\n",
-        "Replies of a language model that were criticised and revised by a file of principles (Constitutional AI, Bai "
-        "et al. 2022, arXiv 2212.08073, section 3), made with `cai critique-revise`.\n",
-        "## Read this first\n",
-        _WARNINGS,
-        "## How it was made\n",
-        fenced(facts.command),
-        _provenance(facts, seed),
-        "## Counts\n",
-        _counts(facts, counts),
-        "## Principles\n",
-        _principles(counts),
-        "## Tables\n",
-        table_list(TABLES, counts, _SPLITS.format(share=test_share)),
-        *map(column_list, TABLES),
-        "## Licence\n",
-        LICENSE,
-    ]
-    return "\n".join(parts)
-
-
-def _provenance(facts: CardFacts, seed: int) -> str:
-    rows = {
+    made = {
         "model": facts.model,
         "engine": facts.engine,
         "sampling": facts.sampling.in_words,
         "seed": str(seed),
         "rounds": f"{facts.rounds}{'' if facts.critiques else ', without critiques'}",
-        "constitution": f"{facts.constitution}, version {facts.constitution_version}",
-        "description": facts.constitution_description,
-        "sha256 of the constitution": facts.constitution_sha256,
-        "sha256 of the templates": facts.templates_sha256,
+        **facts.constitution.rows,
         "prompts": ", ".join(facts.prompt_sources),
-        "made": f"{facts.created}, cai {facts.cai_version}",
     }
-    text = markdown_table(("", ""), ((name, escaped(value)) for name, value in rows.items()))
-    return f"{text}\n`constitution.yaml` and `manifest.json` beside this file hold the texts and the configuration.\n"
+    return card_text(
+        facts.run,
+        TABLES,
+        counts,
+        tags=("critique-revision",),
+        about="Replies of a language model that were criticised and revised by a file of principles (Constitutional "
+        "AI, Bai et al. 2022, arXiv 2212.08073, section 3), made with `cai critique-revise`.",
+        sections={
+            "Read this first": _WARNINGS,
+            "How it was made": how_made(facts.run, made, CONSTITUTION_BESIDE),
+            "Counts": _counts(facts.run, counts),
+            "Principles": principle_table(counts.principles, "rounds it was drawn for", "No chain has a round."),
+            "Tables": table_list(TABLES, counts, _SPLITS.format(share=test_share)),
+        },
+    )
 
 
-def _counts(facts: CardFacts, counts: ExportCounts) -> str:
+def _counts(run: RunFacts, counts: ExportCounts) -> str:
     rows = {
         "chains exported": counts.chains,
         "of them answers to helpful prompts, which are not revised": counts.helpful,
@@ -134,15 +106,7 @@ def _counts(facts: CardFacts, counts: ExportCounts) -> str:
         "revised chains without a pair: draft or last revision without text": counts.empty_pairs,
         "revisions and helpful answers without text, left out of `sft`": counts.empty_replies,
         "rows of `sft` cut at the token limit": counts.cut_replies,
-        "input rows rejected before the run": facts.rejects,
-        "prompts that failed": sum(facts.failures.values()),
+        "input rows rejected before the run": sum(run.rejects.values()),
+        "prompts that failed": sum(run.failures.values()),
     }
-    failures = ((f"failed: {escaped(reason)}", number) for reason, number in most_first(facts.failures))
-    return markdown_table(("", "number"), (*rows.items(), *failures))
-
-
-def _principles(counts: ExportCounts) -> str:
-    if not counts.principles:
-        return "No chain has a round.\n"
-    rows = ((escaped(name), number) for name, number in most_first(counts.principles))
-    return markdown_table(("principle", "rounds it was drawn for"), rows)
+    return markdown_table(("", "number"), (*rows.items(), *by_reason("failed", run.failures)))

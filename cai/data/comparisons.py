@@ -10,9 +10,9 @@ from cai.config import StrictModel
 from cai.data.chains import read_chains
 from cai.data.comparison_rows import COLUMNS, GOLD, chain_comparison, row_comparison
 from cai.data.files import COMPARISON_SETS, Row, file_sha256, find_file, read_rows
-from cai.data.rows import Reject, RowNote, SeenIds, ignore, used_rows
+from cai.data.rows import Reject, RowNote, RowTally, SeenIds, SourceScan, ignore, used_rows
 from cai.errors import DataError, RunDirError
-from cai.records import Comparison, Record, Side
+from cai.records import Comparison, Side
 from cai.rundir import read_manifest
 
 SAMPLED = "comparisons.jsonl"
@@ -34,21 +34,12 @@ class ComparisonInput(StrictModel):
     """Use only comparisons that say which response is the better one."""
 
 
-class ComparisonScan(Record):
-    """What a source holds."""
+class ComparisonScan(SourceScan):
+    """What a source of comparisons holds."""
 
-    source: str
-    sha256: str
-    """Of the file's bytes; of chains and a hub data set, which have none: of the comparisons, in order."""
-    total: int
-    """Rows: comparisons and rejects."""
     comparisons: int
     gold: Mapping[Side, int]
     """Comparisons by the side that is the better one, for those that say so."""
-    rejects: Mapping[str, int]
-    """Rejected rows by reason."""
-    notes: Mapping[str, int]
-    """Odd rows that are used all the same, by reason."""
 
 
 def read_comparisons(
@@ -103,19 +94,10 @@ def scan_comparisons(source: ComparisonInput, *, on_reject: Callable[[Reject], N
     """
     number = 0
     gold: Counter[Side] = Counter()
-    rejects: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
     content = hashlib.sha256()
-
-    def count_reject(reject: Reject) -> None:
-        rejects[reject.reason] += 1
-        on_reject(reject)
-
-    def count_note(note: RowNote) -> None:
-        notes[note.reason] += 1
-
+    tally = RowTally(on_reject)
     file = _file(source)
-    for comparison in read_comparisons(source, on_reject=count_reject, on_note=count_note):
+    for comparison in read_comparisons(source, on_reject=tally.reject, on_note=tally.note):
         number += 1
         if comparison.gold is not None:
             gold[comparison.gold] += 1
@@ -124,11 +106,11 @@ def scan_comparisons(source: ComparisonInput, *, on_reject: Callable[[Reject], N
     return ComparisonScan(
         source=source.path,
         sha256=content.hexdigest() if file is None else file_sha256(file),
-        total=number + rejects.total(),
+        total=number + tally.rejects.total(),
         comparisons=number,
         gold=dict(gold),
-        rejects=dict(rejects),
-        notes=dict(notes),
+        rejects=dict(tally.rejects),
+        notes=dict(tally.notes),
     )
 
 

@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-from cai.data.card_parts import LICENSE, column_list, escaped, fenced, header, markdown_table, most_first, table_list
+from cai.data.card_parts import (
+    CONSTITUTION_BESIDE,
+    ConstitutionFacts,
+    RunFacts,
+    by_reason,
+    card_text,
+    how_made,
+    markdown_table,
+    principle_table,
+    table_list,
+)
 from cai.data.dataset import DatasetCounts
 from cai.data.preference_tables import PREFERENCE_TABLES, PREFERENCES
 from cai.records import Record, Sampling
@@ -24,26 +34,12 @@ the sides drawn by chance and `gold` for the reply that was asked to follow."""
 class ContrastFacts(Record):
     """What the card says of the run beside the counts of the export."""
 
-    title: str
-    command: str
-    """The command line that made the run."""
-    cai_version: str
-    created: str
-    """Date or time in ISO format."""
+    run: RunFacts
+    constitution: ConstitutionFacts
     model: str
     engine: str
     sampling: Sampling
-    constitution: str
-    """Name of the constitution."""
-    constitution_version: str
-    constitution_description: str
-    constitution_sha256: str
-    templates_sha256: str
     prompt_source: str
-    failures: Mapping[str, int]
-    """Number of pairs that failed, by reason."""
-    rejects: int
-    """Input rows that could not be read as prompts."""
 
 
 class ContrastCounts(DatasetCounts):
@@ -61,54 +57,38 @@ class ContrastCounts(DatasetCounts):
 
 def render_contrast_card(facts: ContrastFacts, counts: ContrastCounts, *, test_share: float, seed: int) -> str:
     """Write the card. All figures come from `counts` and `facts`; text from outside is escaped."""
-    principles = ((escaped(name), number) for name, number in most_first(counts.principles))
-    parts = [
-        header(facts.title, PREFERENCE_TABLES, counts, ("preferences", "contrast")),
-        f"# {escaped(facts.title)}\n",
-        "Pairs of replies of one language model to one prompt, under a system prompt that follows a principle and one "
-        "that opposes it (RLCD, Yang et al. 2023, arXiv 2307.12950), made with `cai contrast`.\n",
-        "## Read this first\n",
-        _WARNINGS,
-        "## How it was made\n",
-        fenced(facts.command),
-        _provenance(facts, seed),
-        "## Counts\n",
-        _counts(facts, counts),
-        "## Principles\n",
-        markdown_table(("principle", "pairs"), principles) if counts.principles else "There is no pair.\n",
-        "## Tables\n",
-        table_list(PREFERENCE_TABLES, counts, _SPLITS.format(share=test_share)),
-        *map(column_list, PREFERENCE_TABLES),
-        "## Licence\n",
-        LICENSE,
-    ]
-    return "\n".join(parts)
-
-
-def _provenance(facts: ContrastFacts, seed: int) -> str:
-    rows = {
+    made = {
         "model": facts.model,
         "engine": facts.engine,
         "sampling": facts.sampling.in_words,
         "seed": str(seed),
-        "constitution": f"{facts.constitution}, version {facts.constitution_version}",
-        "description": facts.constitution_description,
-        "sha256 of the constitution": facts.constitution_sha256,
-        "sha256 of the templates": facts.templates_sha256,
+        **facts.constitution.rows,
         "prompts": facts.prompt_source,
-        "made": f"{facts.created}, cai {facts.cai_version}",
     }
-    text = markdown_table(("", ""), ((name, escaped(value)) for name, value in rows.items()))
-    return f"{text}\n`constitution.yaml` and `manifest.json` beside this file hold the texts and the configuration.\n"
+    return card_text(
+        facts.run,
+        PREFERENCE_TABLES,
+        counts,
+        tags=("preferences", "contrast"),
+        about="Pairs of replies of one language model to one prompt, under a system prompt that follows a principle "
+        "and one that opposes it (RLCD, Yang et al. 2023, arXiv 2307.12950), made with `cai contrast`.",
+        sections={
+            "Read this first": _WARNINGS,
+            "How it was made": how_made(facts.run, made, CONSTITUTION_BESIDE),
+            "Counts": _counts(facts.run, counts),
+            "Principles": principle_table(counts.principles, "pairs", "There is no pair."),
+            "Tables": table_list(PREFERENCE_TABLES, counts, _SPLITS.format(share=test_share)),
+        },
+    )
 
 
-def _counts(facts: ContrastFacts, counts: ContrastCounts) -> str:
+def _counts(run: RunFacts, counts: ContrastCounts) -> str:
     rows = [
         ("pairs sampled", counts.pairs),
         ("of them with a reply cut at the token limit", counts.cut),
-        *((f"left out: {escaped(reason)}", number) for reason, number in most_first(counts.dropped)),
+        *by_reason("left out", counts.dropped),
         ("pairs written", counts.rows(PREFERENCES.name)),
-        ("input rows rejected before the run", facts.rejects),
-        *((f"failed: {escaped(reason)}", number) for reason, number in most_first(facts.failures)),
+        ("input rows rejected before the run", sum(run.rejects.values())),
+        *by_reason("failed", run.failures),
     ]
     return markdown_table(("", "number"), rows)

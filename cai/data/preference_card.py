@@ -2,7 +2,19 @@
 
 from collections.abc import Mapping
 
-from cai.data.card_parts import LICENSE, column_list, escaped, fenced, header, markdown_table, most_first, table_list
+from cai.data.card_parts import (
+    CONSTITUTION_BESIDE,
+    ConstitutionFacts,
+    RunFacts,
+    by_reason,
+    card_text,
+    escaped,
+    how_made,
+    markdown_table,
+    most_first,
+    principle_table,
+    table_list,
+)
 from cai.data.dataset import DatasetCounts
 from cai.data.preference_tables import LABEL_STUDIO_CONFIG, PREFERENCE_TABLES
 from cai.records import Record
@@ -41,28 +53,14 @@ ties), in this labelling interface:
 class PreferenceFacts(Record):
     """What the card says of the run beside the counts of the export."""
 
-    title: str
-    command: str
-    """The command line that made the run."""
-    cai_version: str
-    created: str
-    """Date or time in ISO format."""
+    run: RunFacts
+    constitution: ConstitutionFacts
     judge: Mapping[str, str]
     """What the judge is, in words: model, engine, protocol and the like."""
-    constitution: str
-    """Name of the constitution."""
-    constitution_version: str
-    constitution_description: str
-    constitution_sha256: str
-    templates_sha256: str
     comparisons: str
     """File, run or data set that the comparisons were read from."""
     certificate: str | None
     """What the judge's certificate says, in a sentence; None where there is none."""
-    failures: Mapping[str, int]
-    """Number of comparisons that could not be labelled, by reason; they are in no table."""
-    rejects: Mapping[str, int]
-    """Number of input rows that could not be used, by reason."""
 
 
 class PreferenceCounts(DatasetCounts):
@@ -110,47 +108,30 @@ def render_preference_card(
     `human` is where the human choices were read from.
     """
     certificate = _NO_CERTIFICATE if facts.certificate is None else f"**Certificate**: {escaped(facts.certificate)}"
-    parts = [
-        header(facts.title, PREFERENCE_TABLES, counts, ("preferences", "ai-feedback")),
-        f"# {escaped(facts.title)}\n",
-        "Pairs of responses with the probability that one is better, as a language model judged them by a file of "
-        "principles (Constitutional AI, Bai et al. 2022, arXiv 2212.08073, section 4), made with `cai label`.\n",
-        "## Read this first\n",
-        _WARNINGS.format(certificate=certificate),
-        "## How it was made\n",
-        fenced(facts.command),
-        _provenance(facts, human, seed),
-        "## The labels\n",
-        _labels(counts, tie_margin),
-        "## Counts\n",
-        _counts(facts, counts),
-        "## Principles\n",
-        _principles(counts),
-        "## Tables\n",
-        table_list(PREFERENCE_TABLES, counts, _SPLITS.format(share=test_share)),
-        *map(column_list, PREFERENCE_TABLES),
-        "## Tasks for people\n",
-        _TASKS.format(name=LABEL_STUDIO, config=LABEL_STUDIO_CONFIG),
-        "## Licence\n",
-        LICENSE,
-    ]
-    return "\n".join(parts)
-
-
-def _provenance(facts: PreferenceFacts, human: str | None, seed: int) -> str:
-    rows = {
+    made = {
         **{f"judge: {escaped(name)}": value for name, value in facts.judge.items()},
         "seed": str(seed),
-        "constitution": f"{facts.constitution}, version {facts.constitution_version}",
-        "description": facts.constitution_description,
-        "sha256 of the constitution": facts.constitution_sha256,
-        "sha256 of the templates": facts.templates_sha256,
+        **facts.constitution.rows,
         "comparisons": facts.comparisons,
         **({} if human is None else {"human choices": human}),
-        "made": f"{facts.created}, cai {facts.cai_version}",
     }
-    text = markdown_table(("", ""), ((name, escaped(value)) for name, value in rows.items()))
-    return f"{text}\n`constitution.yaml` and `manifest.json` beside this file hold the texts and the configuration.\n"
+    return card_text(
+        facts.run,
+        PREFERENCE_TABLES,
+        counts,
+        tags=("preferences", "ai-feedback"),
+        about="Pairs of responses with the probability that one is better, as a language model judged them by a file "
+        "of principles (Constitutional AI, Bai et al. 2022, arXiv 2212.08073, section 4), made with `cai label`.",
+        sections={
+            "Read this first": _WARNINGS.format(certificate=certificate),
+            "How it was made": how_made(facts.run, made, CONSTITUTION_BESIDE),
+            "The labels": _labels(counts, tie_margin),
+            "Counts": _counts(facts.run, counts),
+            "Principles": principle_table(counts.principles, "labels it was asked for", "There is no label."),
+            "Tables": table_list(PREFERENCE_TABLES, counts, _SPLITS.format(share=test_share)),
+            "Tasks for people": _TASKS.format(name=LABEL_STUDIO, config=LABEL_STUDIO_CONFIG),
+        },
+    )
 
 
 def _labels(counts: PreferenceCounts, tie_margin: float) -> str:
@@ -165,7 +146,7 @@ def _labels(counts: PreferenceCounts, tie_margin: float) -> str:
     return markdown_table(("", "share or mean"), rows.items())
 
 
-def _counts(facts: PreferenceFacts, counts: PreferenceCounts) -> str:
+def _counts(run: RunFacts, counts: PreferenceCounts) -> str:
     sources = {f"of them with responses from `{name}`": number for name, number in most_first(counts.response_sources)}
     human = {
         "human choices that can be used": counts.human_found,
@@ -179,19 +160,12 @@ def _counts(facts: PreferenceFacts, counts: PreferenceCounts) -> str:
         **sources,
         "ties left out of `preferences`": counts.dropped_ties,
         **(human if counts.human_found else {}),
-        "input rows rejected before the run": sum(facts.rejects.values()),
-        **{f"rejected: {escaped(reason)}": number for reason, number in most_first(facts.rejects)},
-        "comparisons that could not be labelled": sum(facts.failures.values()),
-        **{f"failed: {escaped(reason)}": number for reason, number in most_first(facts.failures)},
+        "input rows rejected before the run": sum(run.rejects.values()),
+        **dict(by_reason("rejected", run.rejects)),
+        "comparisons that could not be labelled": sum(run.failures.values()),
+        **dict(by_reason("failed", run.failures)),
     }
     return markdown_table(("", "number"), rows.items())
-
-
-def _principles(counts: PreferenceCounts) -> str:
-    if not counts.principles:
-        return "There is no label.\n"
-    rows = ((escaped(name), number) for name, number in most_first(counts.principles))
-    return markdown_table(("principle", "labels it was asked for"), rows)
 
 
 def _share(part: int, whole: int) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from cai.config import StrictModel
 from cai.data.files import file_sha256, find_file, read_rows
 from cai.data.formats import RowContent, conversation_id, row_prompt
-from cai.data.rows import Reject, RowNote, SeenIds, ignore, used_rows
-from cai.records import Prompt, PromptKind, Record
+from cai.data.rows import Reject, RowNote, RowTally, SeenIds, SourceScan, ignore, used_rows
+from cai.records import Prompt, PromptKind
 
 __all__ = ["PromptScan", "PromptSource", "Reject", "RowNote", "SeenIds", "file_sha256", "read_prompts", "scan_prompts"]
 
@@ -25,21 +25,12 @@ class PromptSource(StrictModel):
     """The column that holds the prompt. Default: the first that is known, see `formats.PROMPT_COLUMNS`."""
 
 
-class PromptScan(Record):
-    """What a source holds."""
+class PromptScan(SourceScan):
+    """What a source of prompts holds."""
 
-    source: str
-    sha256: str
-    """Of the file's bytes; of a hub data set, which has none: of its prompts' ids and conversations, in order."""
-    total: int
-    """Rows: prompts and rejects."""
     prompts: int
     kinds: Mapping[PromptKind, int]
     """Prompts of each kind that occurs."""
-    rejects: Mapping[str, int]
-    """Rejected rows by reason."""
-    notes: Mapping[str, int]
-    """Odd rows that are used all the same, by reason."""
 
 
 def read_prompts(
@@ -81,28 +72,19 @@ def scan_prompts(
         DataError: as `read_prompts` does.
     """
     kinds: Counter[PromptKind] = Counter()
-    rejects: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
     content = hashlib.sha256()
-
-    def count_reject(reject: Reject) -> None:
-        rejects[reject.reason] += 1
-        on_reject(reject)
-
-    def count_note(note: RowNote) -> None:
-        notes[note.reason] += 1
-
+    tally = RowTally(on_reject)
     on_hub = source.path.startswith("hub:")
-    for prompt in read_prompts(source, kind=kind, on_reject=count_reject, on_note=count_note, seen=seen):
+    for prompt in read_prompts(source, kind=kind, on_reject=tally.reject, on_note=tally.note, seen=seen):
         kinds[prompt.kind] += 1
         if on_hub:
             content.update(f"{prompt.id}\0{conversation_id(prompt.messages)}".encode())
     return PromptScan(
         source=source.path,
         sha256=content.hexdigest() if on_hub else file_sha256(find_file(source.path)),
-        total=kinds.total() + rejects.total(),
+        total=kinds.total() + tally.rejects.total(),
         prompts=kinds.total(),
         kinds=dict(kinds),
-        rejects=dict(rejects),
-        notes=dict(notes),
+        rejects=dict(tally.rejects),
+        notes=dict(tally.notes),
     )

@@ -3,7 +3,8 @@
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cai.data.files import Row
@@ -38,6 +39,38 @@ class Reject(RowNote):
     content). Comparisons have `missing_response`, `empty_response`, `identical_responses`, `unknown_gold`, `gold_tie`
     and `no_gold` (a gold label is wanted), `bad_record`, and as chains `helpful` and `unrevised`.
     """
+
+
+class SourceScan(Record):
+    """What a source holds. Prompts and comparisons add their numbers."""
+
+    source: str
+    sha256: str
+    """Of the file's bytes; of chains and a hub data set, which have none: of the items, in order."""
+    total: int
+    """Rows: items and rejects."""
+    rejects: Mapping[str, int]
+    """Rejected rows by reason."""
+    notes: Mapping[str, int]
+    """Odd rows that are used all the same, by reason."""
+
+
+@dataclass(frozen=True)
+class RowTally:
+    """Counts rejects and notes by reason, as they come, and passes the rejects on."""
+
+    on_reject: Callable[[Reject], None]
+    rejects: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, reject: Reject) -> None:
+        """Count a row that cannot be used."""
+        self.rejects[reject.reason] += 1
+        self.on_reject(reject)
+
+    def note(self, note: RowNote) -> None:
+        """Count an odd row."""
+        self.notes[note.reason] += 1
 
 
 class SeenIds:

@@ -2,16 +2,7 @@
 
 from collections.abc import Mapping
 
-from cai.data.card_parts import (
-    LICENSE,
-    column_list,
-    escaped,
-    fenced,
-    header,
-    markdown_table,
-    most_first,
-    table_list,
-)
+from cai.data.card_parts import RunFacts, by_reason, card_text, escaped, how_made, markdown_table, table_list
 from cai.data.dataset import DatasetCounts, Row, Table, conversation_chars
 from cai.records import Comparison, Message, Record, Sampling
 
@@ -75,11 +66,7 @@ class SampleCounts(DatasetCounts):
 class SampleFacts(Record):
     """What the card says of the run beside the counts of the export."""
 
-    command: str
-    """The command line that made the run."""
-    cai_version: str
-    created: str
-    """Date or time in ISO format."""
+    run: RunFacts
     models: Mapping[str, str]
     """Model of each policy."""
     responses: int
@@ -89,10 +76,6 @@ class SampleFacts(Record):
     """Who rated the responses, and by what; None where the pairing needs no ratings."""
     sampling: Sampling
     prompt_source: str
-    failures: Mapping[str, int]
-    """Number of samples that failed, by reason."""
-    rejects: int
-    """Input rows that could not be read as prompts."""
 
 
 def comparison_row(comparison: Comparison, seed: int) -> ComparisonRow:
@@ -114,53 +97,38 @@ def comparison_row(comparison: Comparison, seed: int) -> ComparisonRow:
 
 def render_sample_card(facts: SampleFacts, counts: SampleCounts, *, test_share: float, seed: int) -> str:
     """Write the card. All figures come from `counts` and `facts`; text from outside is escaped."""
-    title = f"Pairs of responses to {facts.prompt_source}"
-    parts = [
-        header(title, (COMPARISONS,), counts, ("comparisons",)),
-        f"# {escaped(title)}\n",
-        "Responses sampled from language models and put into pairs, made with `cai sample`.\n",
-        "## Read this first\n",
-        _WARNINGS,
-        "## How it was made\n",
-        fenced(facts.command),
-        _provenance(facts, seed),
-        "## Counts\n",
-        _counts(facts, counts),
-        "## Tables\n",
-        table_list((COMPARISONS,), counts, _SPLITS.format(share=test_share)),
-        column_list(COMPARISONS),
-        "## Licence\n",
-        LICENSE,
-    ]
-    return "\n".join(parts)
-
-
-def _provenance(facts: SampleFacts, seed: int) -> str:
-    rows = {
+    made = {
         **{f"model of the policy {escaped(name)}": model for name, model in facts.models.items()},
         "responses": f"{facts.responses} to each prompt from each policy, paired: {facts.pairing}",
         **({} if facts.rated_by is None else {"rated by": facts.rated_by}),
         "sampling": facts.sampling.in_words,
         "seed": str(seed),
         "prompts": facts.prompt_source,
-        "made": f"{facts.created}, cai {facts.cai_version}",
     }
-    text = markdown_table(("", ""), ((name, escaped(value)) for name, value in rows.items()))
-    return f"{text}\n`manifest.json` beside this file holds the configuration.\n"
+    return card_text(
+        facts.run,
+        (COMPARISONS,),
+        counts,
+        tags=("comparisons",),
+        about="Responses sampled from language models and put into pairs, made with `cai sample`.",
+        sections={
+            "Read this first": _WARNINGS,
+            "How it was made": how_made(facts.run, made, "`manifest.json` beside this file holds the configuration."),
+            "Counts": _counts(facts.run, counts),
+            "Tables": table_list((COMPARISONS,), counts, _SPLITS.format(share=test_share)),
+        },
+    )
 
 
-def _counts(facts: SampleFacts, counts: SampleCounts) -> str:
+def _counts(run: RunFacts, counts: SampleCounts) -> str:
     rows = [
         ("prompts with responses", counts.prompts),
         ("responses", counts.responses),
         ("of them cut at the token limit", counts.cut),
-        *((f"left out: {escaped(reason)}", number) for reason, number in most_first(counts.dropped)),
-        *(
-            (f"prompts without a comparison: {escaped(reason)}", number)
-            for reason, number in most_first(counts.unpaired)
-        ),
+        *by_reason("left out", counts.dropped),
+        *by_reason("prompts without a comparison", counts.unpaired),
         ("comparisons", counts.rows(COMPARISONS.name)),
-        ("input rows rejected before the run", facts.rejects),
-        *((f"failed: {escaped(reason)}", number) for reason, number in most_first(facts.failures)),
+        ("input rows rejected before the run", sum(run.rejects.values())),
+        *by_reason("failed", run.failures),
     ]
     return markdown_table(("", "number"), rows)

@@ -16,10 +16,10 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from cai import __version__
 from cai.author import Author
 from cai.config import Positive, SamplingConfig, Share, StageConfig
 from cai.constitution import Constitution, Principle, load_constitution
+from cai.data.card_parts import ConstitutionFacts
 from cai.data.comparisons import SAMPLED
 from cai.data.contrast_card import ContrastCounts, ContrastFacts, render_contrast_card
 from cai.data.dataset import DatasetWriter
@@ -35,7 +35,7 @@ from cai.feedback.prompts import JudgePrompts
 from cai.prompting import with_system
 from cai.records import Comparison, ContrastSample, Prompt, Response, Side, stable_seed
 from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
 from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "contrast"
@@ -233,7 +233,7 @@ def _phase(inputs: ContrastInputs) -> Phase[Task, ContrastSample]:
 
 def _export(inputs: ContrastInputs, run: RunDir) -> ContrastCounts:
     """Write the tables, the comparisons and their card. Memory does not grow with their number."""
-    config, constitution, manifest = inputs.config, inputs.constitution, run.manifest
+    config, constitution = inputs.config, inputs.constitution
     pairs = cut = 0
     dropped: Counter[str] = Counter()
     principles: Counter[str] = Counter()
@@ -263,21 +263,12 @@ def _export(inputs: ContrastInputs, run: RunDir) -> ContrastCounts:
             principles=dict(principles),
         )
         facts = ContrastFacts(
-            title=f"Contrasting replies by the constitution {constitution.name}",
-            command=" ".join(manifest.command),
-            cai_version=__version__,
-            created=manifest.created,
-            model=str(manifest.engine.get("model", "")),
+            run=run_facts(run, f"Contrasting replies by the constitution {constitution.name}", inputs.rejects),
+            constitution=ConstitutionFacts.of(constitution, inputs.judge_prompts.sha256),
+            model=str(run.manifest.engine.get("model", "")),
             engine=config.engine.engine,
             sampling=config.sampling.sampling(),
-            constitution=constitution.name,
-            constitution_version=constitution.version,
-            constitution_description=constitution.description,
-            constitution_sha256=constitution.sha256,
-            templates_sha256=inputs.judge_prompts.sha256,
             prompt_source=config.prompts,
-            failures=run.failures,
-            rejects=len(inputs.rejects),
         )
         dataset.publish(render_contrast_card(facts, counts, test_share=config.test_share, seed=config.seed))
     return counts

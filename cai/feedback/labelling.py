@@ -1,13 +1,12 @@
 """The stage `label`: pairs of responses in, preference data with soft labels of a judge out."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from rich.console import Console
 
-from cai import __version__
+from cai.data.card_parts import ConstitutionFacts
 from cai.data.comparisons import scan_comparisons
 from cai.data.preference_card import LABEL_STUDIO, PreferenceCounts, PreferenceFacts
 from cai.data.preferences import PreferencesConfig, export_labels
@@ -17,7 +16,7 @@ from cai.feedback.certificate_files import CERTIFICATE, Found, find_certificates
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.records import Label
 from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, run_job
+from cai.running import Job, Outcome, run_facts, run_job
 
 STAGE = "label"
 
@@ -103,20 +102,11 @@ def label(
 
     def export(run: RunDir) -> PreferenceCounts:
         facts = PreferenceFacts(
-            title=f"Preferences by the constitution {constitution.name}",
-            command=" ".join(run.manifest.command),
-            cai_version=__version__,
-            created=run.manifest.created,
+            run=run_facts(run, f"Preferences by the constitution {constitution.name}", inputs.rejects),
+            constitution=ConstitutionFacts.of(constitution, inputs.prompts.sha256),
             judge=_described(inputs, run),
-            constitution=constitution.name,
-            constitution_version=constitution.version,
-            constitution_description=constitution.description,
-            constitution_sha256=constitution.sha256,
-            templates_sha256=inputs.prompts.sha256,
             comparisons=config.comparisons,
             certificate=None if certificate is None else summary(certificate),
-            failures=run.failures,
-            rejects=Counter(reject.reason for reject in inputs.rejects),
         )
         labels = read_records(run.path, Label)
         return export_labels(labels, run.path, config=config.export, seed=config.seed, card=facts)

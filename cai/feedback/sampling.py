@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import StringConstraints, model_validator
 from rich.console import Console
 
-from cai import __version__
 from cai.author import Author
 from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig, engine_free_keys
 from cai.constitution import Constitution, load_constitution
@@ -34,7 +33,7 @@ from cai.feedback.prompts import JudgePrompts
 from cai.prompting import Templates
 from cai.records import Prompt, Response, ResponseSample, Step, Usage
 from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
 from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "sample"
@@ -289,7 +288,7 @@ def _phase(inputs: SampleInputs, place: int) -> Phase[Prompt, ResponseSample]:
 
 def _export(inputs: SampleInputs, run: RunDir) -> SampleCounts:
     """Write the comparisons and their card. Memory does not grow with their number."""
-    config, manifest = inputs.config, run.manifest
+    config = inputs.config
     prompts = responses = cut = 0
     dropped: Counter[str] = Counter()
     unpaired: Counter[str] = Counter()
@@ -325,17 +324,13 @@ def _export(inputs: SampleInputs, run: RunDir) -> SampleCounts:
             unpaired=dict(unpaired),
         )
         facts = SampleFacts(
-            command=" ".join(manifest.command),
-            cai_version=__version__,
-            created=manifest.created,
+            run=run_facts(run, f"Pairs of responses to {config.prompts}", inputs.rejects),
             models=models,
             responses=config.responses,
             pairing=config.pairing,
             rated_by=_raters(inputs.constitution),
             sampling=config.sampling.sampling(),
             prompt_source=config.prompts,
-            failures=run.failures,
-            rejects=len(inputs.rejects),
         )
         dataset.publish(render_sample_card(facts, counts, test_share=config.test_share, seed=config.seed))
     return counts
