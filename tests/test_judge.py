@@ -317,6 +317,10 @@ def test_settings_without_effect_or_sense_are_refused(config: dict[str, Any], wo
         JudgeConfig(**config)
 
 
+def test_one_protocol_need_not_be_a_list() -> None:
+    assert JudgeConfig.model_validate({"protocol": "score"}).protocol == ("score",)
+
+
 def test_more_principles_than_there_are_cannot_be_drawn() -> None:
     with pytest.raises(ConstitutionError, match=r"3 principles cannot be drawn for comparison: .* has 2"):
         judge(StubEngine(), BETTER, WORSE, principles=3)

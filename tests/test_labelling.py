@@ -99,6 +99,7 @@ def test_a_certificate_is_found_shown_and_put_on_the_card(tmp_path: Path) -> Non
     assert "Grade pass on pairs.jsonl" in (tmp_path / "runs/after/README.md").read_text()
     another = complete([*job(tmp_path, "label"), "--scale", "2", "--out", "runs/other"], tmp_path)
     assert "WARNING: no certificate" in another.out
+    assert "runs/check/certificate.json is of another one: scale 2.0 against 1.0." in another.out
     wrong = run([*job(tmp_path, "label"), "--scale", "2", "--certificate", "runs/check", "--out", "x"], tmp_path)
     assert wrong.code == 2
     assert "is the certificate of another judge than the one asked for: scale 2.0 against 1.0" in wrong.err

@@ -134,13 +134,16 @@ def label(
     path = out or inputs.default_out("label")
     _announce(screen, inputs, path)
     found = find_certificate(inputs, certificate, path.parent)
-    if found is None:
+    if found is None or found.differences:
+        near = f" {found.path} is of another one: {'; '.join(found.differences)}." if found else ""
         screen.print(
-            "WARNING: no certificate of this judge was found. Nothing is known of the worth of its labels; measure it "
-            "first: `cai judge-check` with the same judge options.",
+            f"WARNING: no certificate of this judge was found.{near} Nothing is known of the worth of its labels; "
+            "measure it first: `cai judge-check` with the same judge options.",
             style="bold yellow",
+            markup=False,
             soft_wrap=True,
         )
+        found = None
     else:
         screen.print(f"certificate: {summary(found.certificate)} ({found.path})", markup=False, soft_wrap=True)
         if not force:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cai.config import Positive, Share, StrictModel
 from cai.constitution import Constitution, Part
@@ -23,10 +23,14 @@ PARTS: Mapping[JudgeProtocol, Part] = {
 """Which part of a principle each protocol uses."""
 
 
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
 class JudgeConfig(StrictModel):
     """How comparisons are judged."""
 
-    protocol: tuple[JudgeProtocol, ...] = ("pairwise",)
+    protocol: Annotated[tuple[JudgeProtocol, ...], BeforeValidator(_one_or_several)] = ("pairwise",)
     """One of `pairwise`, `pointwise`, `score`, `likelihood`, or several, which are averaged."""
     layout: Layout = "principle-last"
     """Of a pairwise request: `principle-last` lets all principles share what is read before, `paper` is the paper's."""

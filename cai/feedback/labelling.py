@@ -46,15 +46,17 @@ def load_labelling(config: LabelConfig) -> JudgingInputs:
 
 def find_certificate(inputs: JudgingInputs, path: Path | None, folder: Path) -> Found | None:
     """The certificate of this judge: the one at `path` (a file, or the run that made it), or the newest that lies in
-    a run within `folder`. None where there is no certificate of this very judge.
+    a run within `folder`.
+
+    Where there is none, the one within `folder` whose judge has the same model and differs least; its `differences` are
+    not empty then, and it says nothing about this judge.
 
     Raises:
         DataError: `path` holds no certificate.
         ConfigError: the certificate at `path` is one of another judge; the differences are named.
     """
     if path is None:
-        same = (found for found in find_certificates(folder, inputs.identity).found if not found.differences)
-        return next(same, None)
+        return next(iter(find_certificates(folder, inputs.identity).found), None)
     file = path / CERTIFICATE if path.is_dir() else path
     certificate = read_certificate(file)
     if differences := inputs.identity.differences(certificate.judge):
