@@ -40,6 +40,17 @@ class Spread(Record):
     greatest: float
 
 
+class ArmTiming(Record):
+    """One run of one arm."""
+
+    arm: str
+    repeat: int
+    """From 1."""
+    place: int
+    """Place of the arm in its repeat, from 1."""
+    seconds: float
+
+
 class Report(Record):
     """Base of all reports."""
 
@@ -72,9 +83,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Summarise ratios; there is at least one."""
-    each = tuple(round(value, 4) for value in values)
+def in_turn(arms: Sequence[str], repeat: int) -> list[str]:
+    """The arms in the order of a repeat (from 1): each repeat begins with the next one."""
+    shift = (repeat - 1) % len(arms)
+    return [*arms[shift:], *arms[:shift]]
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ratios of two arms, repeat by repeat; there is at least one."""
+    each = tuple(round(one / other, 4) for one, other in zip(ours, theirs, strict=True))
     return Spread(each=each, median=statistics.median(each), least=min(each), greatest=max(each))
 
 

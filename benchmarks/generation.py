@@ -24,16 +24,18 @@ from itertools import zip_longest
 from pathlib import Path
 
 from common import (
+    ArmTiming,
     Report,
     Spread,
     add_engine_options,
     engine_keys,
     exit_status,
+    in_turn,
     machine,
     positive,
     public_info,
     publish,
-    spread,
+    ratios,
     versions,
 )
 
@@ -70,15 +72,9 @@ class Workload(Record):
     """Chains in flight in the arm `stage`."""
 
 
-class Timing(Record):
+class Timing(ArmTiming):
     """One run of one arm."""
 
-    arm: str
-    repeat: int
-    """From 1."""
-    place: int
-    """Place of the arm in its repeat, from 1."""
-    seconds: float
     chains_per_s: float
     completion_tokens_per_s: float
     calls: int
@@ -241,15 +237,14 @@ async def compare(inputs: Inputs, repeats: int, folder: Path) -> GenerationRepor
             await comparison.timed(name, 0, 0)
         timings: list[Timing] = []
         for repeat in range(1, repeats + 1):
-            shift = (repeat - 1) % len(names)
-            for place, name in enumerate(names[shift:] + names[:shift], 1):
+            for place, name in enumerate(in_turn(names, repeat), 1):
                 timings.append(await comparison.timed(name, repeat, place))
                 print(f"repeat {repeat}: {name} {timings[-1].seconds:.2f} s", file=sys.stderr)
         info, concurrency = engine.info, comparison.concurrency
         used = machine()
     rates = {name: [timing.chains_per_s for timing in timings if timing.arm == name] for name in names}
     tokens = {name: [timing.completion_tokens_per_s for timing in timings if timing.arm == name] for name in names}
-    to_bound, to_passes = _ratios(rates, "bound"), _ratios(rates, "passes")
+    to_bound, to_passes = ratios(rates["stage"], rates["bound"]), ratios(rates["stage"], rates["passes"])
     return GenerationReport(
         benchmark="generation",
         machine=used,
@@ -270,17 +265,12 @@ async def compare(inputs: Inputs, repeats: int, folder: Path) -> GenerationRepor
         same_replies=len({timing.usage.completion_tokens for timing in timings}) == 1,
         stage_to_bound=to_bound,
         stage_to_passes=to_passes,
-        stage_to_bound_tokens=_ratios(tokens, "bound"),
-        stage_to_passes_tokens=_ratios(tokens, "passes"),
+        stage_to_bound_tokens=ratios(tokens["stage"], tokens["bound"]),
+        stage_to_passes_tokens=ratios(tokens["stage"], tokens["passes"]),
         target_to_bound=TARGET,
         target_to_passes=1.0,
         within_targets=to_bound.median >= TARGET and to_passes.median >= 1.0,
     )
-
-
-def _ratios(rates: dict[str, list[float]], other: str) -> Spread:
-    """The stage's rates over those of another arm, repeat by repeat."""
-    return spread([ours / theirs for ours, theirs in zip(rates["stage"], rates[other], strict=True)])
 
 
 def main() -> None:

@@ -30,16 +30,18 @@ from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from common import (
+    ArmTiming,
     Report,
     Spread,
     add_engine_options,
     engine_keys,
     exit_status,
+    in_turn,
     machine,
     positive,
     public_info,
     publish,
-    spread,
+    ratios,
     versions,
 )
 
@@ -83,15 +85,9 @@ class Workload(Record):
     """Comparisons in flight."""
 
 
-class Timing(Record):
+class Timing(ArmTiming):
     """One run of one arm."""
 
-    arm: str
-    repeat: int
-    """From 1."""
-    place: int
-    """Place of the arm in its repeat, from 1."""
-    seconds: float
     labels_per_s: float
     """Comparisons worked through per second. Those that failed count too: their questions were asked."""
     computed_tokens_per_label: float
@@ -291,15 +287,14 @@ async def compare(inputs: JudgingInputs, repeats: int) -> LabellingReport:
             await arms.timed(arm, 0, 0, 1)
         timings: list[Timing] = []
         for repeat in range(1, repeats + 1):
-            shift = (repeat - 1) % len(arms.names)
-            for place, arm in enumerate(arms.names[shift:] + arms.names[:shift], 1):
+            for place, arm in enumerate(in_turn(arms.names, repeat), 1):
                 timings.append(await arms.timed(arm, repeat, place, inputs.total))
                 print(f"repeat {repeat}: {arm} {timings[-1].seconds:.2f} s", file=sys.stderr)
         used = machine()
     measured = NO_REUSE in arms.names
-    to_single = _over(_tokens(timings, ENSEMBLE), _tokens(timings, SINGLE))
+    to_single = ratios(_tokens(timings, ENSEMBLE), _tokens(timings, SINGLE))
     without = _tokens(timings, NO_REUSE) if measured else [run.usage.prompt_tokens for run in _of(timings, ENSEMBLE)]
-    from_reuse = _over(without, _tokens(timings, ENSEMBLE))
+    from_reuse = ratios(without, _tokens(timings, ENSEMBLE))
     difference, same = arms.difference(repeats) if measured else (None, None)
     return LabellingReport(
         benchmark="labelling",
@@ -318,9 +313,9 @@ async def compare(inputs: JudgingInputs, repeats: int) -> LabellingReport:
         ensemble_to_single_tokens=to_single,
         no_reuse_to_ensemble_tokens=from_reuse,
         no_reuse_measured=measured,
-        ensemble_to_single_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, SINGLE)),
-        ensemble_to_generated_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, GENERATED)),
-        ensemble_to_no_reuse_speed=_over(_speeds(timings, ENSEMBLE), _speeds(timings, NO_REUSE)) if measured else None,
+        ensemble_to_single_speed=ratios(_speeds(timings, ENSEMBLE), _speeds(timings, SINGLE)),
+        ensemble_to_generated_speed=ratios(_speeds(timings, ENSEMBLE), _speeds(timings, GENERATED)),
+        ensemble_to_no_reuse_speed=ratios(_speeds(timings, ENSEMBLE), _speeds(timings, NO_REUSE)) if measured else None,
         greatest_difference=difference,
         same_verdicts=same,
         most_to_single=MOST_TO_SINGLE,
@@ -341,11 +336,6 @@ def _tokens(timings: Sequence[Timing], arm: str) -> list[int]:
 
 def _speeds(timings: Sequence[Timing], arm: str) -> list[float]:
     return [timing.labels_per_s for timing in _of(timings, arm)]
-
-
-def _over(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ratios of two arms, repeat by repeat."""
-    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
 
 
 def main() -> None:

@@ -292,6 +292,25 @@ def test_pairs_that_say_the_same_are_left_out_and_counted(folder: Path, monkeypa
         assert text in card
 
 
+def test_the_card_says_what_run_and_inputs_made_the_pairs(folder: Path) -> None:
+    with (folder / "prompts.jsonl").open("a") as file:
+        file.write('{"prompt": ""}\n{"id": "p1", "prompt": "once more"}\n')
+    options = config(folder, limit=1)
+    inputs = load_contrast_inputs(options)
+    assert [reject.reason for reject in inputs.rejects] == ["empty_prompt", "duplicate_id"]
+    run(options, folder / "run", command=("cai", "contrast", "--limit", "1"))
+    card = (folder / "run/README.md").read_text(encoding="utf-8")
+    assert inputs.constitution.sha256 != inputs.judge_prompts.sha256
+    for text in (
+        "```sh\ncai contrast --limit 1\n```\n",
+        f"| sha256 of the constitution | {inputs.constitution.sha256} |",
+        f"| sha256 of the templates | {inputs.judge_prompts.sha256} |",
+        "| input rows rejected before the run | 2 |",
+        "## Licence\n\nNo licence is granted here.",
+    ):
+        assert text in card
+
+
 def test_cut_replies_are_counted(folder: Path) -> None:
     answers = [
         {"when": "question 1", "say": "Cut {seed} and", "finish_reason": "length"},
@@ -396,6 +415,7 @@ def test_the_command_prints_what_came_and_what_to_do_next(folder: Path) -> None:
     said = complete(words("--limit", "3", "--out", "my run", "--max-tokens", "77"), folder)
     assert "constitution: three 1 (sha256 " in said.out
     assert "prompts: 3 × 2 principles; 12 model calls" in said.out
+    assert "\nrun directory: my run\n" in said.out
     assert re.search(r"pairs sampled +6 \(0 with a reply cut at max tokens\)", said.out)
     assert re.search(r"rows, preferences / kto +6 / 12", said.out)
     assert said.out.endswith("have a judge compare them:  cai label --comparisons 'my run'\n")

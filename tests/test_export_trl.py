@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from chain_samples import REQUESTS, chain, facts, round_
-from trl_trainers import first_loss, pair_texts, rows_of, tokenizer, trainer_of
+from trl_trainers import first_loss, pair_texts, tokenizer, trained
 
 from cai.data.export import export_chains
 
@@ -30,23 +30,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sft_trainer_takes_the_sft_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    rows = rows_of(run, "sft", tmp_path / "cache")
-    trainer = trainer_of("SFT", rows, tokenizer, tmp_path / "out")
-    before = trainer.model.get_input_embeddings().weight.detach().clone()
-    trainer.train()
-    assert trainer.state.global_step == 2
-    assert not before.equal(trainer.model.get_input_embeddings().weight.detach())
-    assert len(trainer.train_dataset) == len(rows) == 8 * 2 + 1
+    trainer = trained("SFT", run, "sft", tokenizer, tmp_path)
+    assert len(trainer.train_dataset) == 8 * 2 + 1
     seen = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
     assert seen == "<|user|> question 0 <|end|> <|assistant|> with a bent pin 0 <|end|>"
 
 
 def test_dpo_trainer_takes_the_pairs_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    rows = rows_of(run, "pairs", tmp_path / "cache")
-    trainer = trainer_of("DPO", rows, tokenizer, tmp_path / "out")
-    trainer.train()
-    assert trainer.state.global_step == 2
-    assert len(trainer.train_dataset) == len(rows) == 8
+    trainer = trained("DPO", run, "pairs", tokenizer, tmp_path)
+    assert len(trainer.train_dataset) == 8
     assert pair_texts(trainer, 1) == {
         "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
         "chosen": "no not 1 <|end|>",

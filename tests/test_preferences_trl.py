@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from labels import both, label
 from test_preferences import export
-from trl_trainers import first_loss, pair_texts, rows_of, tokenizer, trainer_of
+from trl_trainers import first_loss, pair_texts, tokenizer, trained
 
 __all__ = ["tokenizer"]
 
@@ -34,11 +34,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_dpo_trainer_takes_the_preferences(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    rows = rows_of(run, "preferences", tmp_path / "cache")
-    trainer = trainer_of("DPO", rows, tokenizer, tmp_path / "out")
-    trainer.train()
-    assert trainer.state.global_step == 2
-    assert len(trainer.train_dataset) == len(rows) == 8
+    trainer = trained("DPO", run, "preferences", tokenizer, tmp_path)
+    assert len(trainer.train_dataset) == 8
     # By the second label the mean of 0.3 and 0.6 favours b.
     assert pair_texts(trainer, 1) == {
         "prompt": "<|user|> hello <|end|> <|assistant|> hi <|end|> <|user|> question 1 <|end|> <|assistant|>",
@@ -55,10 +52,7 @@ def test_dpo_trainer_takes_the_preferences(run: Path, tokenizer: Any, tmp_path: 
 
 
 def test_kto_trainer_takes_the_kto_table(run: Path, tokenizer: Any, tmp_path: Path) -> None:
-    rows = rows_of(run, "kto", tmp_path / "cache")
-    trainer = trainer_of("KTO", rows, tokenizer, tmp_path / "out")
-    trainer.train()
-    assert trainer.state.global_step == 2
+    trainer = trained("KTO", run, "kto", tokenizer, tmp_path)
     # Of eight pairs two are ties, which have no rows.
-    assert len(trainer.train_dataset) == len(rows) == 12
+    assert len(trainer.train_dataset) == 12
     assert sum(trainer.train_dataset["label"]) == 6

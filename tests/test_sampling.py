@@ -447,6 +447,7 @@ def test_the_command_prints_what_came_and_what_to_do_next(tmp_path: Path, monkey
     lines = [" ".join(line.split()) for line in done.output.splitlines()]
     assert "responses 12 to 3 prompts (0 cut at max tokens)" in lines
     assert "comparisons 18" in lines
+    assert "run directory: my run" in lines
     assert done.output.endswith("have them compared:  cai label --comparisons 'my run'\n")
     assert len(comparisons(tmp_path / "my run")) == 18
     assert json.loads((tmp_path / "my run/manifest.json").read_text())["config"]["sampling"]["max_tokens"] == 77

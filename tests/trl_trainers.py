@@ -55,17 +55,13 @@ def tiny_model(tokenizer: Any) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def rows_of(run: Path, table: str, cache: Path) -> Any:
-    """The train split of an exported table, as a user loads it."""
-    return datasets.load_dataset(str(run), table, split="train", cache_dir=str(cache))
-
-
-def trainer_of(kind: str, rows: Any, tokenizer: Any, out: Path) -> Any:
-    """TRL's `SFT`, `DPO` or `KTO` trainer on the rows, for two steps."""
+def trained(kind: str, run: Path, table: str, tokenizer: Any, folder: Path) -> Any:
+    """TRL's `SFT`, `DPO` or `KTO` trainer after two steps on an exported table, of which it took every row."""
     trl = import_module("trl")
+    rows = datasets.load_dataset(str(run), table, split="train", cache_dir=str(folder / "cache"))
     reference = {} if kind == "SFT" else {"ref_model": tiny_model(tokenizer)}
     arguments = getattr(trl, f"{kind}Config")(
-        output_dir=str(out),
+        output_dir=str(folder / "out"),
         max_steps=2,
         per_device_train_batch_size=4,
         learning_rate=1e-2,
@@ -77,9 +73,15 @@ def trainer_of(kind: str, rows: Any, tokenizer: Any, out: Path) -> Any:
         disable_tqdm=True,
         seed=0,
     )
-    return getattr(trl, f"{kind}Trainer")(
+    trainer = getattr(trl, f"{kind}Trainer")(
         model=tiny_model(tokenizer), args=arguments, train_dataset=rows, processing_class=tokenizer, **reference
     )
+    before = trainer.model.get_input_embeddings().weight.detach().clone()
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert not before.equal(trainer.model.get_input_embeddings().weight.detach())
+    assert len(trainer.train_dataset) == len(rows)
+    return trainer
 
 
 def pair_texts(trainer: Any, number: int) -> dict[str, str]:
