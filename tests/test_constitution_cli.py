@@ -72,9 +72,11 @@ def test_lint_counts_what_is_good(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "principles:\n  - {id: a, text: A.}\n  - {id: b, comparison: B., weight: 0}\n")
     lines = run("lint", path, "short").output.splitlines()
     sha = load_constitution(str(path)).sha256[:12]
-    assert lines[0] == f"ok: 2 principles (critique 1, comparison 1), worked examples 0, sha256 {sha}: {path}"
+    assert (
+        lines[0] == f"ok: 2 principles (critique 1, comparison 1, question 1), worked examples 0, sha256 {sha}: {path}"
+    )
     assert lines[1] == f"warning: {path}: b: is switched off (weight 0) and serves no part"
-    assert lines[2].startswith("ok: 3 principles (critique 3, comparison 3), worked examples 0, sha256 ")
+    assert lines[2].startswith("ok: 3 principles (critique 3, comparison 3, question 3), worked examples 0, sha256 ")
     assert len(lines) == 3
 
 

@@ -120,7 +120,7 @@ def test_what_the_child_completes_is_not_a_fault_and_what_it_breaks_is_reported_
     reworded = HEAD + "extends: p.yaml\nexamples: {}\nprinciples:\n  - {id: a, critique: New., revision: null}\n"
     assert faults(write(tmp_path, reworded))[0].startswith("6: principles[0].critique: stands without `revision`")
     assert faults(write(tmp_path, broken)) == [
-        "7: principles[1].id: `aa` says nothing; add `text`, or `critique` and `revision`, or `comparison`;"
+        "7: principles[1].id: `aa` says nothing; add `text`, or `critique` and `revision`, `comparison` or `question`;"
         " did you mean `a`?",
         f"{tmp_path / 'p.yaml'}:8: principles[0].critique: stands without `revision`; add it, or a `text` from which"
         " the templates phrase it",
@@ -156,7 +156,10 @@ def test_what_the_child_completes_is_not_a_fault_and_what_it_breaks_is_reported_
         ),
         *((f"{{id: {id_}, text: A.}}", "principles[0].id: must be kebab-case") for id_ in ("a--b", "a_b", "-a", "a-")),
         ("{text: A.}", "principles[0].id: is missing; add it"),
-        ("{id: a}", "principles[0].id: `a` says nothing; add `text`, or `critique` and `revision`, or `comparison`"),
+        (
+            "{id: a}",
+            "principles[0].id: `a` says nothing; add `text`, or `critique` and `revision`, `comparison` or `question`",
+        ),
         ("{id: a, critique: A.}", "principles[0].critique: stands without `revision`; add it, or a `text`"),
         ("{id: a, revision: A.}", "principles[0].revision: stands without `critique`; add it, or a `text`"),
         ("Be kind.", "principles[0]: must be a mapping: `- id: be-kind` and, below it, `text: …`"),
