@@ -105,6 +105,12 @@ def test_with_reasoning_the_answer_follows_the_reasons_and_each_judgement_is_cla
     assert verdict(engine, cot=True, clamp=(0.2, 0.8)).p_a == pytest.approx((0.8 + 0.7) / 2)
 
 
+def test_half_a_surrogate_pair_in_the_reasons_is_replaced_so_that_the_verdict_can_be_stored() -> None:
+    found = verdict(StubEngine(always(A=0.6, B=0.4), says=lambda _: "Because \ud83d"), cot=True)
+    assert [one.rationales[0].text for one in found.judgements] == ["Because \ufffd"] * 2
+    assert Verdict.model_validate_json(found.model_dump_json()) == found
+
+
 def test_the_ensemble_is_the_mean_by_weight_over_all_principles() -> None:
     def odds(request: str, _: str) -> Mapping[str, float]:
         good = 0.9 if "kinder" in request else 0.6

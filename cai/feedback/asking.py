@@ -12,6 +12,7 @@ from cai.feedback.judge_config import JudgeConfig
 from cai.feedback.prompts import JudgePrompts
 from cai.records import Message, Sampling, Step, Usage, stable_seed
 from cai.stage import gather_all
+from cai.visible import whole
 
 VERDICT_TOKENS = 16
 """Tokens within which a sampled verdict must name its option."""
@@ -114,7 +115,7 @@ class Asker:
         sampling = Sampling(max_tokens=self._config.cot_tokens, temperature=0.0, seed=seed)
         generation = await self._engine.generate(messages, sampling)
         self._on_step(generation.usage)
-        text = generation.text.strip()
+        text = whole(generation.text).strip()
         if not text:
             raise RecordError("empty_reply", "the judge's reasoning has no text")
         return Step(text=text, finish_reason=generation.finish_reason, usage=generation.usage, seed=seed)
