@@ -23,7 +23,7 @@ from cai.rundir import Manifest
 HUMAN = {"role": "user", "content": "Hello"}
 GOOD, BAD = {"role": "assistant", "content": "Good."}, {"role": "assistant", "content": "Bad."}
 FINE = {"id": "fine", "prompt": "Hello", "response_a": "Good.", "response_b": "Bad.", "gold": "a"}
-HH = Path("/work/shared/data/hh-rlhf-harmless-base.jsonl.gz")
+HH = Path(__file__).parents[2] / "shared/data/hh-rlhf-harmless-base.jsonl.gz"
 
 
 def write(tmp_path: Path, *rows: Any) -> str:
