@@ -36,13 +36,14 @@ from cai.constitution import Constitution, frozen_yaml, load_constitution
 from cai.engines import EngineInfo, open_engine
 from cai.engines.weights import DEFAULT_MODEL, resolve_model
 from cai.errors import ConfigError, EngineError, RecordError, StageError
-from cai.feedback.certificate import Figures, measure, percent
+from cai.feedback.certificate import Figures, measure
 from cai.feedback.judge_config import PARTS
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.feedback.prompts import COMPARISON_FILES
 from cai.principles import Principle
 from cai.records import Comparison, Failure, Label, Message, stable_seed
 from cai.stage import run_stage
+from cai.statistics import percent
 
 if TYPE_CHECKING:  # torch is loaded after the engine, which sets how its threads wait
     import torch

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from cai.errors import DataError, RunDirError, StageError
 from cai.feedback import certificate as rules
-from cai.feedback.certificate import Certificate, Figures, grade, human_ceiling
+from cai.feedback.certificate import Certificate, Figures, grade
 from cai.feedback.certificate_files import find_certificates, read_certificate, render_table, write_certificate
-from cai.feedback.statistics import Mean, clustered_mean
 from cai.records import Usage
+from cai.statistics import Mean, clustered_mean
 
 # Figures
 
@@ -190,12 +190,6 @@ def test_one_prompt_proves_nothing() -> None:
     found = certificate(labels)
     assert found.grade == "fail"
     assert found.figures.accuracy == Mean(value=1.0, low=0.0, high=1.0)
-
-
-def test_human_ceilings_are_known_by_the_name_of_the_set() -> None:
-    assert "by construction" in (human_ceiling("planted") or "")
-    assert "73% to 77%" in (human_ceiling("data/HH-RLHF-harmless-base.jsonl.gz") or "")
-    assert human_ceiling("mine.jsonl") is None
 
 
 # Identity

@@ -1,12 +1,12 @@
-"""The certificate's statistics against values by hand, simulation and independent routes."""
+"""The statistics of certificates and evaluations against values by hand, simulation and independent routes."""
 
 from itertools import product
 
 import numpy as np
 import pytest
 
-from cai.feedback import statistics
-from cai.feedback.statistics import (
+from cai import statistics
+from cai.statistics import (
     SCALE_LIMIT,
     Mean,
     brier,
@@ -30,6 +30,11 @@ GOLD_A = np.array([True, False, True, False])
 def test_a_right_answer_counts_one_and_a_tie_half() -> None:
     assert correctness(P, GOLD_A).tolist() == [1.0, 0.0, 0.5, 1.0]
     assert ties(P).tolist() == [False, False, True, False]
+
+
+def test_a_soft_label_counts_as_its_probability_of_the_side_that_is_picked() -> None:
+    assert correctness(P, np.array([0.7, 0.7, 0.7, 0.4])).tolist() == pytest.approx([0.7, 0.7, 0.5, 0.6])
+    assert correctness(P, GOLD_A.astype(float)).tolist() == correctness(P, GOLD_A).tolist()
 
 
 def test_orders_that_cancel_out_are_a_tie_whatever_the_rounding() -> None:
@@ -186,6 +191,14 @@ def test_equal_values_get_an_interval_with_a_width() -> None:
     half = wilson(0.5, 60)
     assert no_gain.value == 0.0
     assert (no_gain.low, no_gain.high) == pytest.approx((2 * half.low - 1, 2 * half.high - 1))
+
+
+def test_without_bounds_nothing_is_known_where_clusters_do_not_differ() -> None:
+    for values, clusters in ((np.array([1.0, 3.0]), np.zeros(2)), (np.full(2, 2.0), np.arange(2))):
+        found = clustered_mean(values, clusters, seed=0, bounds=(0.0, np.inf))
+        assert found == Mean(value=2.0, low=0.0, high=np.inf)
+        assert found.model_dump_json() == '{"value":2.0,"low":0.0,"high":"Infinity"}'
+        assert Mean.model_validate_json(found.model_dump_json()) == found
 
 
 # Scale

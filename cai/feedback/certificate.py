@@ -14,9 +14,12 @@ import numpy as np
 from pydantic import JsonValue
 
 from cai import __version__
+from cai.ceilings import human_ceiling
 from cai.data.formats import conversation_id
 from cai.errors import StageError
-from cai.feedback.statistics import (
+from cai.records import Label, Record, Usage
+from cai.statistics import (
+    CHANCE,
     Mean,
     ReliabilityBin,
     brier,
@@ -26,17 +29,15 @@ from cai.feedback.statistics import (
     fitted_scale,
     log_loss,
     longer_wins,
+    percent,
     rank_correlation,
     reliability,
     ties,
     wilson,
 )
-from cai.records import Label, Record, Usage
 
 Grade = Literal["pass", "weak", "fail"]
 
-CHANCE = 0.5
-"""Accuracy of a coin."""
 MIN_COMPARISONS = 30
 """Fewer judged comparisons fail: the interval would be some 35 points wide at best."""
 MIN_PROMPTS = 10
@@ -49,12 +50,6 @@ MAX_FLIP = 0.3
 """A larger share of answers that follow the position and not the response is weak."""
 MAX_CALIBRATION_ERROR = 0.15
 """A larger expected calibration error is weak: soft labels then teach a wrong degree of preference."""
-
-_HH_CEILING = (
-    "people agree with one another in 73% to 77% of comparisons; reported by Lee et al. 2023 (arXiv 2309.00267) for "
-    "their data and quoted as context, not measured on this set"
-)
-_PLANTED_CEILING = "100% by construction: the better response is obvious to any careful reader"
 
 
 class JudgeIdentity(Record):
@@ -325,18 +320,6 @@ def _reasons_for_weak(figures: Figures) -> list[str]:
             "its accuracy."
         )
     return found
-
-
-def human_ceiling(set_name: str) -> str | None:
-    """What people reach on a set, where that is known; sets are known by their names."""
-    if set_name == "planted":
-        return _PLANTED_CEILING
-    return _HH_CEILING if "hh-rlhf" in set_name.lower() else None
-
-
-def percent(mean: Mean) -> str:
-    """A share and its interval in words."""
-    return f"{mean.value:.1%} ({mean.low:.1%} to {mean.high:.1%})"
 
 
 def _shown(value: JsonValue) -> str:

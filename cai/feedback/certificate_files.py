@@ -10,9 +10,10 @@ from rich.text import Text
 
 from cai.data.card_parts import escaped, markdown_table
 from cai.errors import DataError
-from cai.feedback.certificate import Certificate, Grade, JudgeIdentity, percent
-from cai.feedback.plots import reliability_diagram
+from cai.feedback.certificate import Certificate, Grade, JudgeIdentity
 from cai.journal import first_problem, replace_file, write_error
+from cai.plots import PlotFormat, reliability_diagram, shortened
+from cai.statistics import percent
 from cai.visible import visible
 
 CERTIFICATE = "certificate.json"
@@ -47,14 +48,24 @@ def write_certificate(folder: Path, certificate: Certificate) -> None:
     """
     contents: tuple[str | bytes, ...] = (
         certificate.model_dump_json(indent=2) + "\n",
-        reliability_diagram(certificate, "svg"),
-        reliability_diagram(certificate, "png"),
+        draw_reliability(certificate, "svg"),
+        draw_reliability(certificate, "png"),
     )
     for name, content in zip(CERTIFICATE_FILES, contents, strict=True):
         try:
             replace_file(folder / name, content)
         except OSError as error:
             raise write_error(folder / name, error) from None
+
+
+def draw_reliability(certificate: Certificate, format: PlotFormat) -> bytes:
+    """The reliability diagram of a certificate, titled with judge and set."""
+    figures = certificate.figures
+    title = (
+        f"{shortened(certificate.judge.model)} on {shortened(certificate.gold_set.name)}\n"
+        f"accuracy {percent(figures.accuracy)}, ECE {figures.ece:.3f}"
+    )
+    return reliability_diagram(figures.reliability, format, title=title, measure="accuracy")
 
 
 def read_certificate(path: Path) -> Certificate:

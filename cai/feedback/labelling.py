@@ -11,12 +11,13 @@ from cai.data.comparisons import scan_comparisons
 from cai.data.preference_card import LABEL_STUDIO, PreferenceCounts, PreferenceFacts
 from cai.data.preferences import PreferencesConfig, export_labels
 from cai.errors import ConfigError
-from cai.feedback.certificate import CHANCE, Certificate, percent
+from cai.feedback.certificate import Certificate
 from cai.feedback.certificate_files import CERTIFICATE, Found, find_certificates, read_certificate
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.records import Label
 from cai.rundir import RunDir, read_records
 from cai.running import Job, Outcome, run_facts, run_job
+from cai.statistics import CHANCE, percent
 
 STAGE = "label"
 

@@ -1,15 +1,16 @@
-"""The reliability diagram of a certificate, as PNG or SVG. matplotlib takes long to load, so it is loaded in use."""
+"""The reliability diagram, as PNG or SVG. matplotlib takes long to load, so it is loaded in use."""
 
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from cai.feedback.certificate import Certificate, percent
-from cai.feedback.statistics import BINS, Mean, ReliabilityBin
+from cai.statistics import BINS, ReliabilityBin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PlotFormat = Literal["png", "svg"]
 
 _BLUE, _GREY = "#2b6cb0", "#718096"
 _STYLE: dict[Any, Any] = {
@@ -22,33 +23,35 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def reliability_diagram(certificate: Certificate, format: Literal["png", "svg"]) -> bytes:
-    """Draw accuracy by confidence over a histogram of the confidences; the same certificate gives the same bytes.
+def reliability_diagram(bins: Sequence[ReliabilityBin], format: PlotFormat, *, title: str, measure: str) -> bytes:
+    """Draw accuracy by confidence over a histogram of the confidences; the same arguments give the same bytes.
 
-    On the diagonal a judge is as often right as it says. Bars at the points are their 95% intervals.
+    On the diagonal an answer is as often right as it is sure. Bars at the points are their 95% intervals. `measure` is
+    what the accuracy is called on its axis.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figures, file = certificate.figures, io.BytesIO()
+    file = io.BytesIO()
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 5.0), layout="constrained")
         FigureCanvasAgg(figure)
-        _draw(figure, figures.reliability, figures.accuracy)
-        figure.suptitle(
-            f"{_short(certificate.judge.model)} on {_short(certificate.gold_set.name)}\n"
-            f"accuracy {percent(figures.accuracy)}, ECE {figures.ece:.3f}",
-            fontsize=10,
-        )
+        _draw(figure, bins, measure)
+        figure.suptitle(title, fontsize=10)
         metadata = {"Date": None} if format == "svg" else {"Software": None}
         figure.savefig(file, format=format, dpi=150, metadata=metadata)
     return file.getvalue()
 
 
-def _draw(figure: "Figure", bins: Sequence[ReliabilityBin], accuracy: Mean) -> None:
+def shortened(name: str) -> str:
+    """The end of a long name, which for a path is the part that tells."""
+    return name if len(name) <= 30 else "…" + name[-29:]
+
+
+def _draw(figure: "Figure", bins: Sequence[ReliabilityBin], measure: str) -> None:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    _draw_accuracy(upper, bins, accuracy)
+    _draw_accuracy(upper, bins, measure)
     lows, counts = [bin_.low for bin_ in bins], [bin_.count for bin_ in bins]
     bars = lower.bar(lows, counts, 0.5 / BINS, align="edge", color=_BLUE, edgecolor="white")
     lower.bar_label(bars, padding=1, fontsize=8)
@@ -61,12 +64,13 @@ def _draw(figure: "Figure", bins: Sequence[ReliabilityBin], accuracy: Mean) -> N
     lower.set_xlabel("confidence, max(p, 1 − p)")
 
 
-def _draw_accuracy(axes: "Axes", bins: Sequence[ReliabilityBin], accuracy: Mean) -> None:
+def _draw_accuracy(axes: "Axes", bins: Sequence[ReliabilityBin], measure: str) -> None:
+    overall = sum(bin_.count * bin_.accuracy.value for bin_ in bins) / sum(bin_.count for bin_ in bins)
     x, y = [bin_.confidence for bin_ in bins], [bin_.accuracy.value for bin_ in bins]
     down = [bin_.accuracy.value - bin_.accuracy.low for bin_ in bins]
     up = [bin_.accuracy.high - bin_.accuracy.value for bin_ in bins]
     axes.plot([0.5, 1], [0.5, 1], color=_GREY, linestyle="--", linewidth=1, label="as sure as right")
-    axes.axhline(accuracy.value, color=_GREY, linestyle=":", linewidth=1, label="accuracy of all")
+    axes.axhline(overall, color=_GREY, linestyle=":", linewidth=1, label="mean of all")
     axes.errorbar(
         x,
         y,
@@ -77,14 +81,9 @@ def _draw_accuracy(axes: "Axes", bins: Sequence[ReliabilityBin], accuracy: Mean)
         linewidth=1,
         elinewidth=1,
         capsize=2,
-        label="judge, 95% interval",
+        label="bin, 95% interval",
     )
     axes.set_ylim(-0.02, 1.02)
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel(measure)
     axes.grid(axis="y", color="#e2e8f0")
     axes.set_axisbelow(True)
-
-
-def _short(name: str) -> str:
-    """The end of a long name, which for a path is the part that tells."""
-    return name if len(name) <= 30 else "…" + name[-29:]

@@ -1,7 +1,8 @@
-"""What a judge's probabilities are worth against gold labels: pure functions of numpy arrays.
+"""What the probabilities of a judge or a reward model are worth against labels: pure functions of numpy arrays.
 
 Throughout, with n comparisons: `p` (n,) float holds the probability that response a is the better one, `gold_a` (n,)
-bool is True where the gold label says a, `clusters` (n,) names the prompt of each comparison. No array is empty.
+bool is True where the gold label says a, `clusters` (n,) names the prompt of each comparison. Where `gold_a` may be
+float, it is a soft label: the probability of a that is to be met. No array is empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from cai.records import TIE, Record
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+CHANCE = 0.5
+"""Accuracy of a coin."""
 
 BINS = 10
 """Bins of the reliability table, of equal width over confidences from 0.5 to 1."""
@@ -35,7 +40,9 @@ _DRAWS_AT_ONCE = 2_000_000
 
 
 class Mean(Record):
-    """A mean and its 95% interval."""
+    """A mean and its 95% interval, whose ends are infinite where the data say nothing of them."""
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     value: float
     low: float
@@ -51,18 +58,23 @@ class ReliabilityBin(Record):
     confidence: float
     """Mean confidence."""
     accuracy: Mean
-    """Share of right answers, ties as half; Wilson's interval, which takes the comparisons as independent."""
+    """Mean of `correctness`; Wilson's interval, which takes the comparisons as independent and, with soft labels, is
+    wider than it has to be."""
 
 
 def ties(p: Floats) -> Bools:
-    """Which comparisons the judge does not decide. Shape (n,)."""
+    """Which comparisons p does not decide. Shape (n,)."""
     found: Bools = np.abs(p - 0.5) <= TIE
     return found
 
 
-def correctness(p: Floats, gold_a: Bools) -> Floats:
-    """1 for a right answer, 0 for a wrong one, 0.5 for a tie; their mean is the accuracy. Shape (n,)."""
-    return np.where(ties(p), 0.5, (p > 0.5) == gold_a)
+def correctness(p: Floats, gold_a: Bools | Floats) -> Floats:
+    """1 for a right answer, 0 for a wrong one, 0.5 for a tie; their mean is the accuracy. Shape (n,).
+
+    With soft labels it is the expected correctness, the label's probability of the side that p picks: that is how often
+    the answer would be right, were hard labels drawn by the soft ones. So p equal to the labels is calibrated.
+    """
+    return np.where(ties(p), 0.5, np.where(p > 0.5, gold_a, 1 - gold_a))
 
 
 def longer_wins(length_a: Floats, length_b: Floats) -> Floats:
@@ -81,15 +93,17 @@ def clustered_mean(
 
     The bootstrap fails in two cases, which are handled apart. Equal clusters resample to themselves: the interval is
     then Wilson's for the number of clusters. One cluster tells nothing about others: the interval is then all of
-    `bounds`, the least and greatest possible value.
+    `bounds`, the least and greatest possible value. So it is for equal clusters where a bound is infinite, as Wilson's
+    needs both.
     """
     value = float(values.mean())
     _, codes = np.unique(clusters, return_inverse=True)
     sums, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     low, high = bounds
-    if len(sizes) < 2:
+    equal = np.ptp(sums / sizes) == 0
+    if len(sizes) < 2 or (equal and not np.isfinite(high - low)):
         return Mean(value=value, low=low, high=high)
-    if np.ptp(sums / sizes) == 0:
+    if equal:
         share = wilson((value - low) / (high - low), len(sizes))
         return Mean(value=value, low=low + share.low * (high - low), high=low + share.high * (high - low))
     means = np.concatenate([sums[drawn].sum(1) / sizes[drawn].sum(1) for drawn in _resamples(len(sizes), seed)])
@@ -115,7 +129,12 @@ def wilson(share: float, n: int) -> Mean:
     return Mean(value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, max(share, centre + half)))
 
 
-def reliability(p: Floats, gold_a: Bools) -> tuple[ReliabilityBin, ...]:
+def percent(mean: Mean) -> str:
+    """A share and its interval in words."""
+    return f"{mean.value:.1%} ({mean.low:.1%} to {mean.high:.1%})"
+
+
+def reliability(p: Floats, gold_a: Bools | Floats) -> tuple[ReliabilityBin, ...]:
     """Accuracy by confidence in `BINS` bins of equal width over [0.5, 1]; bins without a comparison are left out."""
     edges = np.arange(BINS, 2 * BINS + 1) / (2 * BINS)
     confidence, right = np.maximum(p, 1 - p), correctness(p, gold_a)
