@@ -5,14 +5,22 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cai.data.files import Row
 from cai.data.formats import RowContent
 from cai.errors import DataError, RecordError
-from cai.records import Comparison, Prompt, Record
+from cai.records import Prompt, Record
 
-ItemT = TypeVar("ItemT", Prompt, Comparison)
+
+class Item(Protocol):
+    """What a row holds."""
+
+    @property
+    def id(self) -> str: ...
+
+
+ItemT = TypeVar("ItemT", bound=Item)
 
 
 class RowNote(Record):
@@ -37,7 +45,8 @@ class Reject(RowNote):
     `empty_prompt`, `empty_turn`, `last_turn_not_user`, `bad_turn_order`, `bad_id`, `unknown_kind`, `bad_topic`,
     `duplicate_id` (an earlier row has this id) and `duplicate_prompt` or `duplicate_comparison` (rows without ids, same
     content). Comparisons have `missing_response`, `empty_response`, `identical_responses`, `unknown_gold`, `gold_tie`
-    and `no_gold` (a gold label is wanted), `bad_record`, and as chains `helpful` and `unrevised`.
+    and `no_gold` (a gold label is wanted), `bad_record`, and as chains `helpful` and `unrevised`. Preferences have
+    all of these and `bad_p`; demonstrations `missing_response` and `empty_response`.
     """
 
 
@@ -118,9 +127,11 @@ def used_rows(
     *,
     on_reject: Callable[[Reject], None],
     on_note: Callable[[RowNote], None],
-    seen: SeenIds,
+    seen: SeenIds | None,
 ) -> Iterator[ItemT]:
     """What `read` makes of the rows that can be used, in order; every other row goes to `on_reject`.
+
+    A row whose id is in `seen` is a reject. None: ids may stand twice.
 
     Raises:
         DataError: after the last row: there was none, or only rejected ones.
@@ -133,7 +144,7 @@ def used_rows(
             if row.fault is not None:
                 raise RecordError(*row.fault)
             found = read(row.data)
-            if not seen.add(found.item.id):
+            if seen is not None and not seen.add(found.item.id):
                 raise _duplicate(found)
         except RecordError as error:
             reject = Reject(source=source, row=row.number, reason=error.reason, message=_writable(str(error)))
