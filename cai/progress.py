@@ -29,6 +29,8 @@ class StageProgress:
         self.failed = 0
         self.calls = 0
         self.usage = Usage()
+        self.remark = ""
+        """Shown at the end of the line."""
         self._before = done
         self._clock = clock
         self._began = clock()
@@ -90,8 +92,11 @@ class StageProgress:
         parts = [
             f"{rate * 60:.1f}/min",
             f"{duration(left / rate) if rate > 0 else '…'} left" if left > 0 else "",
-            f"{self.usage.completion_tokens:,} tokens ({self.usage.completion_tokens / seconds:.0f}/s)",
+            f"{self.usage.completion_tokens:,} tokens ({self.usage.completion_tokens / seconds:.0f}/s)"
+            if self.calls
+            else "",
             f"{self.failed} failed" if self.failed else "",
+            self.remark,
         ]
         return " · ".join(filter(None, parts))
 

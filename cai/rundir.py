@@ -6,7 +6,7 @@
     failures.jsonl     one failed try a line: id, step, reason (append-only)
     rejects.jsonl      input rows that could not be used, with the reason
     data/, README.md   the exported data set and its card
-    other files        that a stage exports: its manifest names them
+    other files        and folders that a stage writes: its manifest names them
 
 The manifest is the first file of a run, so a directory that holds anything else without it is somebody else's. A
 killed process loses nothing that was finished (see `cai.journal`); after a power cut, what was finished since the
@@ -76,7 +76,7 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {"cai": __version__}
     seed: int
     other_files: tuple[str, ...] = ()
-    """Names of the files that the stage's export writes beside the tables and the card."""
+    """Names of the files and folders that the stage writes beside the tables and the card."""
     created: str
     updated: str
     counts: dict[str, int] = {}
@@ -95,25 +95,33 @@ class Manifest(BaseModel):
 class RunDir:
     """An open, locked run directory. Use as a context manager."""
 
-    def __init__(self, path: Path, manifest: Manifest, resources: ExitStack) -> None:
+    def __init__(self, path: Path, manifest: Manifest, resources: ExitStack, keeps_records: bool) -> None:
         """Take a locked directory whose manifest is on disk; callers use `RunDir.open`."""
         self.path = path
         self.manifest = manifest
         self._resources = resources
         self._began = self._saved = time.monotonic()
         self._seconds_before = manifest.seconds
-        self._records = resources.enter_context(closing(Journal(path / "records.jsonl")))
-        self._failures = resources.enter_context(closing(Journal(path / "failures.jsonl")))
-        self._finished = _finished_ids(self._records.path)
+        self._finished = array("Q")
         self._failed: dict[int, str] = {}
         self._tries: Counter[int] = Counter()
+        self.finished = 0
+        """Number of finished records, those of earlier sessions included."""
+        self._keeps_records = keeps_records
+        if keeps_records:
+            self._open_journals()
+
+    def _open_journals(self) -> None:
+        path, manifest = self.path, self.manifest
+        self._records = self._resources.enter_context(closing(Journal(path / "records.jsonl")))
+        self._failures = self._resources.enter_context(closing(Journal(path / "failures.jsonl")))
+        self._finished = _finished_ids(self._records.path)
         for failure in read_lines(self._failures.path, Failure):
             key = id_key(failure.id)
             self._tries[key] += 1
             if not _contains(self._finished, key):
                 self._failed[key] = failure.reason
         self.finished = len(self._finished)
-        """Number of finished records, those of earlier sessions included."""
         if self.finished != manifest.counts.get("finished", 0):
             # The last session was killed after it had saved the manifest.
             manifest.usage = count_usage(self._records.path)
@@ -130,13 +138,14 @@ class RunDir:
         command: Sequence[str] = (),
         free_keys: frozenset[str] = frozenset(),
         other_files: Sequence[str] = (),
+        keeps_records: bool = True,
         overwrite: bool = False,
     ) -> Self:
         """Create the run directory, or open it to go on.
 
         `free_keys` are dotted config keys that may change between sessions, since results do not depend on them.
-        `other_files` names what an export writes beside the tables and the card; `overwrite` removes what an earlier
-        run wrote there, and no other file.
+        `other_files` names what a stage writes beside the tables and the card; `overwrite` removes what an earlier
+        run wrote there, and no other file. A stage that does not keep records (training) has no journals.
 
         Raises:
             RunDirError: another process has it; it belongs to another configuration (the differences are named); it
@@ -168,7 +177,7 @@ class RunDir:
                 ) from None
             try:
                 manifest = _prepared(path, asked, free_keys, overwrite)
-                run = cls(path, manifest, resources)
+                run = cls(path, manifest, resources, keeps_records)
             except OSError as error:
                 raise write_error(path, error) from None
             manifest.sessions += 1
@@ -232,15 +241,16 @@ class RunDir:
 
     def save(self, state: State) -> None:
         """Put all records on disk and replace the manifest, with the counts as they are now."""
-        self._records.sync()
-        self._failures.sync()
         self._saved = time.monotonic()
         manifest = self.manifest
+        if self._keeps_records:
+            self._records.sync()
+            self._failures.sync()
+            manifest.failures = self.failures
+            manifest.counts = {**manifest.counts, "finished": self.finished, "failed": self.failed}
         manifest.state = state
         manifest.updated = _now()
         manifest.seconds = round(self._seconds_before + self._saved - self._began, 3)
-        manifest.failures = self.failures
-        manifest.counts = {**manifest.counts, "finished": self.finished, "failed": self.failed}
         self.write_text(_MANIFEST, _text(manifest))
 
 
@@ -355,7 +365,10 @@ def _clear(path: Path, old: Manifest) -> None:
             exported.unlink()
     for name in (*_WRITTEN, *(Path(other).name for other in old.other_files)):
         for file in (path / name, partial_path(path / name)):
-            file.unlink(missing_ok=True)
+            if file.is_dir():
+                shutil.rmtree(file)
+            else:
+                file.unlink(missing_ok=True)
 
 
 def _text(manifest: Manifest) -> str:

@@ -74,6 +74,24 @@ class ChatFormat:
         self._check_fit(len(ids), 0)
         return ids, begin
 
+    def whole(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of `messages` with the last turn closed, by the chat template: what a model is trained on.
+
+        Raises:
+            RecordError: `request_refused` when the chat template does not take this conversation.
+        """
+        text = self._chat(self._safe(messages), closed=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def opened(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of `messages` with the opening of the assistant's next turn, however many there are.
+
+        Raises:
+            RecordError: as `whole`.
+        """
+        return self._encoded(messages, "")
+
     def choice_tokens(self, choices: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Ids of the tokens that spell each choice; see `choices.choice_tokens`."""
         key = tuple(choices)
@@ -92,7 +110,7 @@ class ChatFormat:
 
     def _encoded(self, messages: Sequence[Message], opening: str) -> list[int]:
         """Token ids of `messages` with the assistant's next turn, which begins with `opening`."""
-        safe = [Message(role=message.role, content=self._neutral(message.content)) for message in messages]
+        safe = self._safe(messages)
         opening = self._neutral(opening)
         ids: list[int]
         if self.format == "chat":
@@ -115,6 +133,9 @@ class ChatFormat:
                 "context_overflow", f"the prompt has {tokens:,} tokens{added} the context of {self.max_len:,} tokens"
             )
 
+    def _safe(self, messages: Sequence[Message]) -> list[Message]:
+        return [Message(role=message.role, content=self._neutral(message.content)) for message in messages]
+
     def _neutral(self, text: str) -> str:
         if self._marks is None:
             return text
@@ -123,22 +144,22 @@ class ChatFormat:
             text, found = self._marks.subn(lambda mark: f"{mark[0][:1]} {mark[0][1:]}", text)
         return text
 
-    def _chat(self, messages: Sequence[Message]) -> str:
+    def _chat(self, messages: Sequence[Message], closed: bool = False) -> str:
         import jinja2
 
         if messages[0].role == "system" and not self._takes_system:
             head, first, *rest = messages
             messages = [Message(role="user", content=f"{head.content}\n\n{first.content}"), *rest]
         try:
-            return self._rendered(*((message.role, message.content) for message in messages))
+            return self._rendered(*((message.role, message.content) for message in messages), closed=closed)
         except jinja2.TemplateError as error:
             raise RecordError(
                 "request_refused", f"the model's chat template does not take this conversation: {error.message}"
             ) from None
 
-    def _rendered(self, *turns: tuple[str, str]) -> str:
+    def _rendered(self, *turns: tuple[str, str], closed: bool = False) -> str:
         rows = [{"role": role, "content": content} for role, content in turns]
-        text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
+        text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=not closed)
         return text
 
     def _probe(self) -> str:

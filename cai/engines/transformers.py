@@ -42,7 +42,7 @@ from cai.engines.chat import ChatFormat, common_length
 from cai.engines.decoding import CPU_ATTENTION, RowSampler, RowStop, has_plain_cache, roomy_cache
 from cai.engines.options import refuse_options
 from cai.engines.scoring import Read, Scorer, Scores, ScoringRequest
-from cai.engines.weights import DEFAULT_MODEL, resolve_model
+from cai.engines.weights import DEFAULT_MODEL, find_weights
 from cai.errors import EngineError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
 
@@ -383,19 +383,20 @@ async def open_transformers(config: EngineConfig, *, share_prefixes: bool = True
 
 def _load(config: EngineConfig) -> tuple[Any, Any]:
     """Model in evaluation mode and tokenizer."""
-    name = resolve_model(config.model)
+    weights = find_weights(config.model, config.adapter)
+    name = weights.base
     device = choose_device(config.device)
     trust = config.trust_remote_code
     transformers.utils.logging.set_verbosity_error()
     if Path(name).is_dir():  # a download keeps its progress bar
         transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=choose_dtype(config.dtype, device), use_safetensors=True, trust_remote_code=trust
         )
-        if config.adapter is not None:
-            model = _with_adapter(model, config.adapter)
+        if weights.adapter is not None:
+            model = _with_adapter(model, weights.adapter)
         if device.type == "cpu" and model.config._attn_implementation == "sdpa":
             model.set_attn_implementation(CPU_ATTENTION)
         return model.to(device).eval(), tokenizer
@@ -409,8 +410,6 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     """The model with a LoRA adapter merged into its weights."""
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise EngineError(f"{adapter} holds no adapter_config.json, so it is not a LoRA adapter")
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:

