@@ -1,0 +1,264 @@
+"""`cai train`: SFT, reward models and DPO from feedback."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import yaml
+from rich.console import Console
+
+from cai.cli.options import add_options, console
+from cai.cli.runs import figures, odd_rows, print_lines, way_to_go_on
+from cai.config import load_config
+from cai.progress import duration
+
+if TYPE_CHECKING:  # training loads torch, for which `--help` need not wait; commands import it
+    from cai.train.plan import Plan
+    from cai.train.run import TrainedModel
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def _trainer_arguments(
+    _context: click.Context, _option: click.Parameter, values: tuple[tuple[str, str], ...]
+) -> dict[str, Any] | None:
+    """`--trainer NAME VALUE` options as the config's `trainer`; values are read as YAML reads them."""
+    try:
+        return {name: yaml.safe_load(value) for name, value in values} or None
+    except yaml.YAMLError as error:
+        raise click.BadParameter(f"is not a YAML value: {error}") from None
+
+
+_OPTIONS = (
+    click.option(
+        "--model", help="Directory, hub id, or run of cai train to start from. Default: SmolLM2-135M-Instruct."
+    ),
+    click.option("--adapter", type=click.Path(path_type=Path), help="LoRA adapter of that model to start from."),
+    click.option("--chat-template", help="chatml, transcript or a Jinja file, for a model without a chat template."),
+    click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the model."),
+    click.option("--test-share", type=float, help="Share of prompts that are held out. Default: 0.05."),
+    click.option("--seed", type=int, help="Default: 0."),
+    click.option("--use-peft", is_flag=True, default=None, help="Train a LoRA adapter."),
+    click.option("--lora-r", type=int, help="Default: 16."),
+    click.option("--lora-alpha", type=int, help="Default: 32."),
+    click.option("--lora-dropout", type=float, help="Default: 0."),
+    click.option("--merge-adapter", is_flag=True, default=None, help="Write the trained model whole."),
+    click.option("--learning-rate", type=float, help="Default: 2e-5 (sft), 1e-5 (reward), 1e-6 (dpo)."),
+    click.option(
+        "--lr-scheduler-type",
+        type=click.Choice(["linear", "cosine", "constant", "constant_with_warmup"]),
+        help="Default: linear.",
+    ),
+    click.option("--warmup-steps", type=float, help="Below 1: share of all steps. Default: 0."),
+    click.option("--num-train-epochs", type=float, help="Default: 1."),
+    click.option("--max-steps", type=int, help="Stop after so many steps."),
+    click.option("--per-device-train-batch-size", type=int, help="Default: 8."),
+    click.option("--per-device-eval-batch-size", type=int, help="Default: 8."),
+    click.option("--gradient-accumulation-steps", type=int, help="Default: 1."),
+    click.option("--weight-decay", type=float, help="Default: 0."),
+    click.option("--max-length", type=int, help="Longest conversation in tokens. Default: 1024."),
+    click.option("--group-by-length/--no-group-by-length", default=None, help="Batches of like length. Default: on."),
+    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, a third more time."),
+    click.option("--bf16/--no-bf16", default=None, help="Mixed precision. Default: where the hardware has it."),
+    click.option("--attn-implementation", help="Such as flash_attention_2."),
+    click.option("--use-cpu", is_flag=True, default=None, help="Train on the CPU."),
+    click.option("--logging-steps", type=int, help="Default: 10."),
+    click.option("--eval-steps", type=int, help="Steps between evaluations. Default: an epoch."),
+    click.option("--save-steps", type=int, help="Steps between checkpoints. Default: 200."),
+    click.option("--save-total-limit", type=int, help="Checkpoints that are kept. Default: 2."),
+    click.option(
+        "--load-best-model-at-end", is_flag=True, default=None, help="Keep the weights of the best evaluation."
+    ),
+    click.option("--metric-for-best-model", help="Default: loss."),
+    click.option("--report-to", multiple=True, help="tensorboard, wandb, none; repeat it. Default: tensorboard."),
+    click.option(
+        "--trainer",
+        multiple=True,
+        nargs=2,
+        metavar="NAME VALUE",
+        callback=_trainer_arguments,
+        help="A further argument of TRL's trainer; repeat it.",
+    ),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings."),
+    click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/train-KIND-HASH."),
+    click.option("--overwrite", is_flag=True, help="Start the run in --out anew."),
+    click.option("--estimate", is_flag=True, help="Print memory and time that the training takes, and stop."),
+)
+
+_COLLAPSE_OPTIONS = (
+    click.option("--collapse-prompts", type=int, help="Held-out prompts of the collapse check; 0: none. Default: 32."),
+)
+
+_PREFERENCE_OPTIONS = (
+    click.option("--data", multiple=True, help="Pairs: run of cai label, file, hub:owner/name[:split]; repeat it."),
+    click.option(
+        "--weighted",
+        multiple=True,
+        nargs=2,
+        type=(str, float),
+        metavar="SOURCE WEIGHT",
+        help="Pairs whose loss counts so many times; repeat it.",
+    ),
+    click.option("--eval-data", multiple=True, help="Held-out pairs, in place of --test-share; repeat it."),
+)
+
+_DEMONSTRATION_OPTIONS = (
+    click.option(
+        "--data", multiple=True, help="Conversations: run of cai critique-revise, file, hub:owner/name; repeat it."
+    ),
+    click.option("--rounds", type=click.Choice(["all", "last"]), help="Revisions of runs to learn from. Default: all."),
+    click.option(
+        "--mix",
+        multiple=True,
+        nargs=2,
+        type=(str, float),
+        metavar="SOURCE RATIO",
+        help="So many rows of SOURCE for each row of --data; repeat it.",
+    ),
+    click.option("--eval-data", multiple=True, help="Held-out conversations, in place of --test-share; repeat it."),
+)
+
+
+def _train_options(*further: Callable[[CommandT], CommandT]) -> Callable[[CommandT], CommandT]:
+    return lambda command: add_options(command, (*further, *_OPTIONS))
+
+
+@click.group()
+def train() -> None:
+    """Train on feedback: fine-tune, fit reward models, optimise on preferences.
+
+    Arguments have the names that they have in TRL and transformers. For several GPUs or machines:
+    accelerate launch --config_file recipes/accelerate/NAME.yaml -m cai train …
+    """
+
+
+@train.command()
+@_train_options(
+    *_DEMONSTRATION_OPTIONS,
+    click.option(
+        "--assistant-only-loss/--last-reply-only",
+        default=None,
+        help="Learn from all turns of the assistant, or from the last. Default: all, where the template allows it.",
+    ),
+    click.option("--packing", is_flag=True, default=None, help="Several conversations in one row."),
+    *_COLLAPSE_OPTIONS,
+)
+def sft(rounds: str | None, **options: Any) -> None:
+    """Fine-tune a language model on conversations, such as the revisions of a critique-revise run."""
+    from cai.train.config import SftConfig
+    from cai.train.plan import plan_sft
+    from cai.train.policy import train_sft
+
+    run = {} if rounds is None else {"rounds": rounds}
+    options["data"] = [{"path": path, **run} for path in options["data"]]
+    options["data"] += [{"path": path, "ratio": ratio} for path, ratio in options.pop("mix")]
+    _run("sft", SftConfig, plan_sft, train_sft, options)
+
+
+@train.command()
+@_train_options(
+    *_PREFERENCE_OPTIONS,
+    click.option("--ensemble", type=int, help="Reward models to train, of different seeds. Default: 1."),
+    click.option("--center-rewards-coefficient", type=float, help="Penalty on a pair's summed rewards. Default: 0."),
+    click.option("--reference", help="Conversations whose mean reward becomes 0. Default: from the training pairs."),
+)
+def reward(reference: str | None, **options: Any) -> None:
+    """Train a reward model on pairs with soft labels, and measure it on held-out pairs."""
+    from cai.train.config import RewardConfig
+    from cai.train.plan import plan_reward
+    from cai.train.reward import train_reward
+
+    options["reference"] = None if reference is None else {"path": reference}
+    _weighted(options)
+    _run("reward", RewardConfig, plan_reward, train_reward, options)
+
+
+@train.command()
+@_train_options(
+    *_PREFERENCE_OPTIONS,
+    click.option("--beta", type=float, help="Pull towards the start. Default: 0.1."),
+    click.option("--loss-type", help="soft, or one of TRL's losses by name. Default: soft."),
+    *_COLLAPSE_OPTIONS,
+)
+def dpo(**options: Any) -> None:
+    """Optimise a language model on pairs with soft labels, without a reward model."""
+    from cai.train.config import DpoConfig
+    from cai.train.plan import plan_dpo
+    from cai.train.policy import train_dpo
+
+    _weighted(options)
+    _run("dpo", DpoConfig, plan_dpo, train_dpo, options)
+
+
+def _weighted(options: dict[str, Any]) -> None:
+    options["data"] = [{"path": path} for path in options["data"]]
+    options["data"] += [{"path": path, "weight": weight} for path, weight in options.pop("weighted")]
+
+
+def _run(
+    kind: str,
+    config_model: Any,
+    make_plan: Callable[[Any], "Plan[Any, Any]"],
+    train_by: Callable[..., "TrainedModel | None"],
+    options: dict[str, Any],
+) -> None:
+    config_file, out = options.pop("config_file"), options.pop("out")
+    overwrite, estimate = options.pop("overwrite"), options.pop("estimate")
+    if (prompts := options.pop("collapse_prompts", None)) is not None:
+        options["collapse"] = {"prompts": prompts}
+    options["eval_data"] = [{"path": path} for path in options["eval_data"]]
+    given = {name: value for name, value in options.items() if value not in (None, (), [])}
+    config = load_config(config_model, config_file, given)
+    screen = console()
+    plan = make_plan(config)
+    path: Path = out or plan.default_out()
+    _announce(screen, plan, path)
+    if estimate:
+        from cai.train.estimate import estimate_plan, render_estimate
+
+        screen.print(render_estimate(estimate_plan(plan)))
+        return
+    with way_to_go_on("steps") as command:
+        trained = train_by(plan, path, screen, command=command, overwrite=overwrite)
+    if trained is not None:
+        _show(screen, kind, trained)
+
+
+def _announce(screen: Console, plan: "Plan[Any, Any]", path: Path) -> None:
+    """Say in a few lines what will be done."""
+    rows, counts = plan.rows, plan.counts
+    lines = [f"start: {plan.start.name} (sha256 {plan.start.sha256[:8]})"]
+    lines += [f"data: {source.used} rows of {source.path}" for source in rows.sources]
+    for source in rows.sources:
+        if source.missing:
+            lines.append(f"note: {source.path} has {source.missing} rows fewer than its ratio asks for")
+    if rows.duplicates:
+        lines.append(f"note: {rows.duplicates} rows say the same as an earlier one; they count as often as they stand")
+    lines += [f"train on {len(plan.train.items)} rows, held out: {len(plan.test.items)}"]
+    lines += odd_rows(rows.rejects, {})
+    left_out = {**rows.left_out, **{name: number for name, number in counts.items() if name != "shortened"}}
+    if any(left_out.values()):
+        lines.append("left out: " + ", ".join(f"{number} {name}" for name, number in left_out.items() if number))
+    if counts.get("shortened"):
+        lines.append(f"note: {counts['shortened']} rows lost their oldest turns to fit into max_length")
+    lines += [f"note: {note}" for note in plan.notes]
+    print_lines(screen, [*lines, f"run directory: {path}"])
+
+
+def _show(screen: Console, kind: str, trained: "TrainedModel") -> None:
+    """What the training came to."""
+    from cai.train.collapse import CollapseCheck, render_collapse
+    from cai.train.evaluation import RewardEvaluation
+    from cai.train.evaluation_files import render_evaluation
+
+    results: Mapping[str, Any] = trained.results
+    if results.get("evaluation"):
+        screen.print(render_evaluation(RewardEvaluation.model_validate(results["evaluation"])))
+    if results.get("collapse"):
+        screen.print(render_collapse(CollapseCheck.model_validate(results["collapse"])))
+    manifest = trained.manifest
+    screen.print(figures([("time, all sessions", duration(manifest.seconds))]))
+    screen.print(f"written:   {trained.path}/model", markup=False, soft_wrap=True)
+    following = "cai score --model" if kind == "reward" else "cai critique-revise --model"
+    screen.print(f"use it:    {following} {trained.path}", markup=False, soft_wrap=True)

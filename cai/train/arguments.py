@@ -1,0 +1,143 @@
+"""From our configurations to TRL's own arguments."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl import DPOConfig as TrlDpoConfig, RewardConfig as TrlRewardConfig, SFTConfig as TrlSftConfig
+
+from cai.engines.transformers import choose_dtype
+from cai.errors import ConfigError, Problem
+from cai.strict_yaml import nearest
+from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from cai.train.plan import Plan
+
+_SAME = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+    "logging_steps",
+    "save_steps",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "seed",
+)
+"""Arguments that pass through as they are."""
+
+_ARGUMENTS: dict[Kind, Any] = {"sft": TrlSftConfig, "reward": TrlRewardConfig, "dpo": TrlDpoConfig}
+
+
+def trainer_arguments(plan: "Plan[Any, Any]", folder: Path, seed: int) -> Any:
+    """TRL's arguments for a plan; checkpoints go below `folder`.
+
+    Raises:
+        ConfigError: TRL refuses a value.
+    """
+    config: TrainConfig = plan.config
+    same = {name: getattr(config, name) for name in _SAME}
+    try:
+        arguments = _ARGUMENTS[plan.kind](
+            **{**same, **_common(plan, folder), **_own(plan), "seed": seed}, **config.trainer
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"TRL does not take these arguments: {' '.join(str(error).split())}") from None
+    step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    epoch = math.ceil(len(plan.train.items) / step)
+    arguments.eval_steps = config.eval_steps or epoch
+    if config.load_best_model_at_end and config.eval_steps is None:
+        arguments.save_steps = epoch
+    return arguments
+
+
+def trains_in_bf16(config: TrainConfig) -> bool:
+    """Whether mixed precision is used."""
+    return choose_dtype("auto", _device(config)) == torch.bfloat16 if config.bf16 is None else config.bf16
+
+
+def weights_dtype(config: TrainConfig) -> torch.dtype:
+    """In which precision weights are held: float32 where they are trained, the compute type below an adapter."""
+    return torch.bfloat16 if config.use_peft and trains_in_bf16(config) else torch.float32
+
+
+def _device(config: TrainConfig) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu")
+
+
+def _common(plan: "Plan[Any, Any]", folder: Path) -> dict[str, Any]:
+    config = plan.config
+    return {
+        "output_dir": str(folder),
+        "use_cpu": _device(config).type == "cpu",
+        "bf16": trains_in_bf16(config),
+        "eval_strategy": "steps" if plan.test.items else "no",
+        "eval_steps": 1,  # set below, where the number of steps in an epoch is known
+        "save_strategy": "steps",
+        "save_total_limit": None,  # `CheckpointKeeper` removes old ones
+        "logging_first_step": True,
+        "disable_tqdm": True,
+        "report_to": [name for name in config.report_to if name not in ("tensorboard", "none")],
+        "dataloader_pin_memory": _device(config).type == "cuda",
+        "run_name": folder.parent.name,
+    }
+
+
+def _own(plan: "Plan[Any, Any]") -> dict[str, Any]:
+    """Arguments of one kind of training alone."""
+    config = plan.config
+    if isinstance(config, SftConfig):
+        return {"packing": config.packing, "max_length": plan.start.max_length if config.packing else None}
+    if isinstance(config, RewardConfig):
+        return {"center_rewards_coefficient": config.center_rewards_coefficient or None, "max_length": None}
+    assert isinstance(config, DpoConfig)
+    return {
+        "beta": config.beta,
+        "loss_type": ["sigmoid" if config.loss_type == "soft" else config.loss_type],
+        "precompute_ref_log_probs": True,
+        "max_length": None,
+    }
+
+
+def check_further(kind: Kind, config: TrainConfig) -> None:
+    """Check the names of the arguments in `trainer`.
+
+    Raises:
+        ConfigError: TRL does not know one of them, or it is an option of its own or for the run to set.
+    """
+    known = {field.name for field in dataclasses.fields(_ARGUMENTS[kind])}
+    problems = []
+    for name in config.trainer:
+        if name in type(config).model_fields or name in _SET_HERE:
+            message = "is set by an option of its own or by the run; leave it out here"
+            problems.append(Problem(message, key=f"trainer.{name}"))
+        elif name not in known:
+            message = f"is no argument of TRL's trainer{nearest(name, sorted(known))}"
+            problems.append(Problem(message, key=f"trainer.{name}"))
+    if problems:
+        raise ConfigError(problems)
+
+
+_SET_HERE = (
+    "output_dir",
+    "eval_strategy",
+    "save_strategy",
+    "logging_first_step",
+    "disable_tqdm",
+    "dataloader_pin_memory",
+    "run_name",
+    "precompute_ref_log_probs",
+    "resume_from_checkpoint",
+    "remove_unused_columns",
+)
+"""Arguments of TRL that are no options here, since the run depends on them."""

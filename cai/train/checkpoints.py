@@ -1,0 +1,64 @@
+"""Checkpoints that a killed run goes on from: one counts once it is whole.
+
+The trainer writes a checkpoint file by file, so that one may be torn when the process dies. A mark is written into each
+as the last file; a checkpoint without it is never used, and removed when the run goes on. Older ones are removed only
+after the mark of a newer one stands, so that there is always one to go on from.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from cai.journal import replace_file, write_error
+
+_MARK = "whole"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
+    """Marks checkpoints that are whole, and removes those that are not needed any more."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """The trainer has written a checkpoint; all processes come here after it."""
+        del control
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        mark = folder / f"checkpoint-{state.global_step}" / _MARK
+        try:
+            replace_file(mark, "")
+        except OSError as error:
+            raise write_error(mark, error) from None
+        best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
+        for path in _whole(folder)[: -self._kept]:
+            if path.name != best:
+                shutil.rmtree(path)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    return next(iter(reversed(_whole(folder))), None)
+
+
+def remove_torn(folder: Path) -> list[str]:
+    """Remove the checkpoints that are not whole; returns their names."""
+    torn = [path for path in _checkpoints(folder) if not (path / _MARK).is_file()]
+    for path in torn:
+        shutil.rmtree(path)
+    return [path.name for path in torn]
+
+
+def _whole(folder: Path) -> list[Path]:
+    return [path for path in _checkpoints(folder) if (path / _MARK).is_file()]
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """By step."""
+    found = [(int(name[1]), path) for path in folder.glob("*") if (name := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]

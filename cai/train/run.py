@@ -1,0 +1,300 @@
+"""The life of a training, the same for SFT, reward model and DPO.
+
+manifest.json        what was asked and by which versions, hashes of model and data, state, counts, timings
+rejects.jsonl        rows of the data that cannot be used, with the reason
+encoded/             the rows as token ids, and the reference's log-probabilities (DPO)
+start/               the start's weights with its adapter merged in, where training needs them so
+checkpoints/         from which a killed run goes on
+metrics.jsonl        all logged figures; curves.svg shows them
+tensorboard/         the same for TensorBoard
+model/               the trained model, or its adapter, with tokenizer and card
+results.json         what became of it: see each kind's module
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+import trl
+from rich.console import Console
+from transformers import PrinterCallback, set_seed
+from transformers.integrations import TensorBoardCallback
+
+from cai import __version__
+from cai.engines.weights import TRAINED, Weights
+from cai.errors import ConfigError, RunDirError, StageError
+from cai.journal import replace_file, write_error
+from cai.rundir import Manifest, RunDir
+from cai.train.arguments import trainer_arguments, weights_dtype
+from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
+from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn
+from cai.train.config import TrainConfig
+from cai.train.curves import write_curves
+from cai.train.models import Start, complete_model, merge_start
+from cai.train.plan import Plan
+
+RESULTS = "results.json"
+FILES = (METRICS, RESULTS, "curves.svg", "encoded", "start", "checkpoints", "tensorboard", TRAINED)
+"""What every training writes into its run directory."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training left behind."""
+
+    path: Path
+    """The run directory."""
+    manifest: Manifest
+    results: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model to train within a run."""
+
+    plan: Plan[Any, Any]
+    out: Path
+    """The run directory."""
+    folder: Path
+    """Where the model goes: the run directory, or a member's folder in it."""
+    seed: int
+    load_model: Callable[[Start, TrainConfig, torch.dtype], Any]
+    make_trainer: Callable[..., Any]
+    """Takes TRL's arguments, the data sets, callbacks and the model; gives a trainer."""
+    architecture: Any
+    """transformers' class that loads the trained model."""
+    continues_adapter: bool
+    """Whether an adapter of the start may be trained on; else it is merged into the start's weights first."""
+
+
+def train_model(training: Training, console: Console) -> Any:
+    """Train one model, from its newest whole checkpoint where there is one, and return the trainer.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; there is a checkpoint to go on from.
+        StageError: the loss is not a number any more; the message says what to try.
+    """
+    plan, folder, config = training.plan, training.folder, training.plan.config
+    # 1. One directory for all processes, one process that writes.
+    checkpoints = folder / "checkpoints"
+    arguments = trainer_arguments(plan, checkpoints, training.seed)
+    main = arguments.process_index == 0
+    note = _note(console, main)
+    merges = plan.start.weights.adapter is not None and not (training.continues_adapter and config.use_peft)
+    # 2. The rows as token ids on disk, where TRL keeps the reference's log-probabilities beside them.
+    if main:
+        for name in remove_torn(checkpoints):
+            note(f"{name} is torn, the process died while it was written; removed")
+        _write_encoded(training.out / "encoded", plan)
+        if merges:
+            merge_start(plan.start, config, training.out / "start")
+    arguments.distributed_state.wait_for_everyone()
+    train, test = _read_encoded(training.out / "encoded")
+    start = replace(plan.start, weights=Weights(str(training.out / "start"), None)) if merges else plan.start
+    # 3. The model as it is at the start; a checkpoint is read over it.
+    set_seed(training.seed)
+    model = training.load_model(start, config, weights_dtype(config))
+    stop, progress = StopOnSignal(), Progress(console)
+    callbacks = [progress, MetricsFile(folder / METRICS), stop]
+    if "tensorboard" in config.report_to and main:
+        callbacks.append(_tensorboard(folder / "tensorboard"))
+    try:
+        trainer = training.make_trainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=test,
+            processing_class=plan.start.tokenizer,
+            callbacks=callbacks,
+            group_by_length=config.group_by_length,
+        )
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"TRL does not take these settings: {' '.join(str(error).split())}") from None
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(CheckpointKeeper(config.save_total_limit))
+    # 4. Train.
+    checkpoint = last_checkpoint(checkpoints)
+    if checkpoint is not None:
+        note(f"going on from {checkpoint.name}")
+    try:
+        with gentle_stop(stop, note) if arguments.world_size == 1 else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.close()
+    if stop.asked:
+        raise KeyboardInterrupt
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(map(math.isfinite, losses)):
+        raise StageError(
+            "the loss is not a number any more, so the weights are worth nothing; try a lower learning_rate, or "
+            "bf16: false, with --overwrite"
+        )
+    if main:
+        write_curves(trainer.state.log_history, folder / "curves.svg")
+    return trainer
+
+
+def save_trained(training: Training, trainer: Any, settings: Mapping[str, Any]) -> None:
+    """Write the trained model, whole or not at all; all processes take part."""
+    partial = training.folder / f".{TRAINED}.partial"
+    main = trainer.args.process_index == 0
+    if main:
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        plan = training.plan
+        merge = plan.config.merge_adapter
+        complete_model(partial, plan.start, training.architecture, merge=merge, settings=settings)
+        target = training.folder / TRAINED
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def run_training(
+    plan: Plan[Any, Any],
+    out: Path,
+    work: Callable[[], Mapping[str, Any]],
+    *,
+    other_files: Sequence[str] = (),
+    command: Sequence[str] = (),
+    overwrite: bool = False,
+) -> TrainedModel | None:
+    """Open the run directory and do the `work`, which returns the results; a finished run is left as it is.
+
+    Of several processes the first alone has the directory open; the others get None.
+
+    Raises:
+        KeyboardInterrupt: interrupted by a signal; the same command goes on from the last checkpoint.
+        CaiError: the run cannot go on.
+    """
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if os.environ.get("RANK", "0") != "0":
+        work()
+        return None
+    config = plan.config
+    with RunDir.open(
+        out,
+        stage=f"train-{plan.kind}",
+        config=config.model_dump(mode="json"),
+        inputs=plan.hashes,
+        seed=config.seed,
+        command=command,
+        free_keys=config.FREE_KEYS,
+        other_files=(*FILES, *other_files),
+        keeps_records=False,
+        overwrite=overwrite,
+    ) as run:
+        if (out / RESULTS).is_file():
+            run.save("finished")
+            return TrainedModel(out, run.manifest, json.loads((out / RESULTS).read_bytes()))
+        run.manifest.versions = versions()
+        run.manifest.counts = counts(plan)
+        if plan.rows.rejects:
+            run.write_text("rejects.jsonl", "".join(f"{row.model_dump_json()}\n" for row in plan.rows.rejects))
+        try:
+            with run.at_work():
+                results = work()
+            run.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
+        except BaseException as error:
+            with contextlib.suppress(RunDirError):
+                run.save("stopped")
+            if isinstance(error, torch.OutOfMemoryError):
+                raise StageError(
+                    "the memory of the device is full; a smaller per_device_train_batch_size with more "
+                    "gradient_accumulation_steps, gradient_checkpointing or use_peft take less"
+                ) from None
+            raise
+        run.save("finished")
+        return TrainedModel(out, run.manifest, results)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        RunDirError: it cannot be written.
+    """
+    try:
+        replace_file(path, text)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def last_metrics(trainer: Any) -> Mapping[str, float]:
+    """The latest value of each figure that the trainer logged."""
+    found: dict[str, float] = {}
+    for entry in trainer.state.log_history:
+        found |= entry
+    return found
+
+
+def counts(plan: Plan[Any, Any]) -> dict[str, int]:
+    """Rows that are used, and those that are not, by reason."""
+    left_out = {f"left_out_{reason}": number for reason, number in plan.rows.left_out.items()}
+    return {
+        "train": len(plan.train.items),
+        "test": len(plan.test.items),
+        "rejected_rows": len(plan.rows.rejects),
+        **left_out,
+        **{reason: number for reason, number in plan.counts.items() if number},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that a training depends on."""
+    import accelerate
+    import peft
+
+    modules = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft, "accelerate": accelerate}
+    return {"cai": __version__, **{name: str(module.__version__) for name, module in modules.items()}}
+
+
+def _note(console: Console, main: bool) -> Callable[[str], None]:
+    def note(text: str) -> None:
+        if main:
+            console.print(text, markup=False, soft_wrap=True)
+
+    return note
+
+
+def _write_encoded(folder: Path, plan: Plan[Any, Any]) -> None:
+    """Put the encoded rows on disk, whole or not at all; those of an interrupted run are the same ones."""
+    if folder.is_dir():
+        return
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, split in (("train", plan.train), ("test", plan.test)):
+        if split.columns:
+            datasets.Dataset.from_list([dict(row) for row in split.columns]).save_to_disk(str(partial / name))
+    partial.rename(folder)
+
+
+def _read_encoded(folder: Path) -> tuple[Any, Any]:
+    test = folder / "test"
+    return (
+        datasets.load_from_disk(str(folder / "train")),
+        datasets.load_from_disk(str(test)) if test.is_dir() else None,
+    )
+
+
+def _tensorboard(folder: Path) -> TensorBoardCallback:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "report_to: tensorboard is not installed; pip install tensorboard, or --report-to none"
+        ) from None
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder)))
