@@ -89,6 +89,14 @@ class Flag(Record):
     sentence: str
 
 
+class ReplyPair(Record):
+    """What both models reply to a prompt."""
+
+    prompt: tuple[Message, ...]
+    start: str
+    trained: str
+
+
 class CollapseCheck(Record):
     """Replies of a start model and of the trained model to the same prompts."""
 
@@ -99,6 +107,8 @@ class CollapseCheck(Record):
     failures: Mapping[str, int] = {}
     """Prompts that either model could not answer, by reason; they are left out for both."""
     cannot_see: str = CANNOT_SEE
+    replies: tuple[ReplyPair, ...] = ()
+    """For a person to read, where something is flagged."""
 
 
 @dataclass(frozen=True)
@@ -232,21 +242,22 @@ def check_collapse(
     for name, config in (("start", start), ("trained", trained)):
         note(f"collapse check: the {name} model replies to {len(prompts)} prompts")
         replies.append(run_interruptible(_replies(config, prompts, sampling, seed)))
-    kept: list[tuple[Generation, Generation]] = []
+    kept: list[tuple[tuple[Message, ...], Generation, Generation]] = []
     failed: list[Failure] = []
-    for first, second in zip(*replies, strict=True):
+    for prompt, first, second in zip(prompts, *replies, strict=True):
         if isinstance(first, Failure):
             failed.append(first)
         elif isinstance(second, Failure):
             failed.append(second)
         else:
-            kept.append((first, second))
+            kept.append((prompt, first, second))
     if not kept:
         last = f"; the last failure: {failed[-1].message}" if failed else ""
         raise StageError(f"no prompt was answered by both models, so they cannot be compared{last}")
-    check = compare(measure_replies([one for one, _ in kept]), measure_replies([other for _, other in kept]))
+    check = compare(measure_replies([one for _, one, _ in kept]), measure_replies([other for _, _, other in kept]))
     reasons = Counter(failure.reason for failure in failed)
-    return check.model_copy(update={"failures": dict(reasons.most_common())})
+    read = tuple(ReplyPair(prompt=prompt, start=one.text, trained=other.text) for prompt, one, other in kept)
+    return check.model_copy(update={"failures": dict(reasons.most_common()), "replies": read})
 
 
 async def _replies(

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -73,8 +74,10 @@ def _train(
         metrics, main = last_metrics(trainer), trainer.args.process_index == 0
         del trainer
         gc.collect()
+        torch.cuda.empty_cache()
         check = look_at_replies(plan, out, console) if main and plan.config.collapse.prompts else None
-        return {"metrics": metrics, "collapse": None if check is None else check.model_dump(mode="json")}
+        figures = None if check is None else check.model_dump(mode="json", exclude={"replies"})
+        return {"metrics": metrics, "collapse": figures}
 
     return run_training(plan, out, work, other_files=(COLLAPSE,), command=command, overwrite=overwrite)
 

@@ -258,6 +258,7 @@ def test_a_collapsed_model_is_flagged_and_a_prompt_without_reply_left_out_for_bo
     again = checked(scripted(tmp_path / "c", {"say": "Reply {seed} to {request}"}), trained)
     assert [flag.name for flag in again.flags] == ["repeated_closing"]
     assert (again.trained.closing, again.trained.replies, again.failures) == ("be well.", 2, {"context_overflow": 1})
+    assert all(pair.start.startswith("Reply ") and "be well." in pair.trained.lower() for pair in again.replies)
 
 
 def test_no_common_reply_is_an_error_that_says_why(tmp_path: Path) -> None:
@@ -273,6 +274,8 @@ def test_a_model_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert check.start == check.trained
     assert check.flags == ()
     assert check.start.replies == 3
+    assert [pair.prompt for pair in check.replies] == list(PROMPTS)
+    assert all(pair.start == pair.trained != "" for pair in check.replies)
     other = check_collapse(config, config, PROMPTS, max_tokens=12, seed=4, note=[].append)
     assert other.start != check.start  # sampled, not the most likely reply
 
