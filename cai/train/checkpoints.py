@@ -7,6 +7,7 @@ after the mark of a newer one stands, so that there is always one to go on from.
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that are whole, and removes those that are not needed any more."""
 
-    def __init__(self, kept: int) -> None:
+    def __init__(self, kept: int, tokens: Callable[[], int]) -> None:
+        """Keep so many checkpoints beside the best; `tokens` gives the tokens trained on so far."""
         self._kept = kept
+        self._tokens = tokens
 
     def on_save(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """The trainer has written a checkpoint; all processes come here after it."""
@@ -32,7 +35,7 @@ class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir)
         mark = folder / f"checkpoint-{state.global_step}" / _MARK
         try:
-            replace_file(mark, "")
+            replace_file(mark, f"{self._tokens()} tokens\n")
         except OSError as error:
             raise write_error(mark, error) from None
         best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
@@ -44,6 +47,11 @@ class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run."""
     return next(iter(reversed(_whole(folder))), None)
+
+
+def tokens_before(checkpoint: Path) -> int:
+    """Tokens that were trained on until a checkpoint."""
+    return int((checkpoint / _MARK).read_text().split()[0])
 
 
 def remove_torn(folder: Path) -> list[str]:

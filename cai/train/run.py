@@ -26,6 +26,7 @@ import torch
 import transformers
 import trl
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
@@ -36,7 +37,7 @@ from cai.journal import replace_file, write_error
 from cai.rundir import Manifest, RunDir
 from cai.train.arguments import trainer_arguments, weights_dtype
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
-from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn
+from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
 from cai.train.config import TrainConfig
 from cai.train.curves import write_curves
 from cai.train.models import Start, complete_model, merge_start
@@ -120,14 +121,19 @@ def train_model(training: Training, console: Console) -> Any:
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"TRL does not take these settings: {' '.join(str(error).split())}") from None
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(CheckpointKeeper(config.save_total_limit))
+    trainer.add_callback(CheckpointKeeper(config.save_total_limit, lambda: trainer._total_train_tokens))
     # 4. Train.
     checkpoint = last_checkpoint(checkpoints)
     if checkpoint is not None:
         note(f"going on from {checkpoint.name}")
+        trainer._total_train_tokens = tokens_before(checkpoint)  # TRL counts them and forgets
     try:
         with gentle_stop(stop, note) if arguments.world_size == 1 else contextlib.nullcontext():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except SafetensorError as error:
+        raise StageError(
+            f"{checkpoint} is damaged ({error}); remove it, and the same command goes on from the one before"
+        ) from None
     finally:
         progress.close()
     if stop.asked:
@@ -185,6 +191,7 @@ def run_training(
         work()
         return None
     config = plan.config
+    trainer_arguments(plan, out / "checkpoints", config.seed)  # what TRL refuses, before anything is written
     with RunDir.open(
         out,
         stage=f"train-{plan.kind}",
