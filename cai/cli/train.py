@@ -11,6 +11,7 @@ from rich.console import Console
 from cai.cli.options import add_options, console
 from cai.cli.runs import figures, odd_rows, print_lines, way_to_go_on
 from cai.config import load_config
+from cai.engines.weights import TRAINED
 from cai.progress import duration
 
 if TYPE_CHECKING:  # training loads torch, for which `--help` need not wait; commands import it
@@ -211,6 +212,7 @@ def _run(
     given = {name: value for name, value in options.items() if value not in (None, (), [])}
     config = load_config(config_model, config_file, given)
     screen = console()
+    screen.print("reading and encoding the data …")
     plan = make_plan(config)
     path: Path = out or plan.default_out()
     _announce(screen, plan, path)
@@ -235,7 +237,8 @@ def _announce(screen: Console, plan: "Plan[Any, Any]", path: Path) -> None:
             lines.append(f"note: {source.path} has {source.missing} rows fewer than its ratio asks for")
     if rows.duplicates:
         lines.append(f"note: {rows.duplicates} rows say the same as an earlier one; they count as often as they stand")
-    lines += [f"train on {len(plan.train.items)} rows, held out: {len(plan.test.items)}"]
+    held_out = f"{len(plan.test.items)}" if plan.test.items else "none, so nothing is measured on rows of its kind"
+    lines += [f"train on {len(plan.train.items)} rows, held out: {held_out}"]
     lines += odd_rows(rows.rejects, {})
     left_out = {**rows.left_out, **{name: number for name, number in counts.items() if name != "shortened"}}
     if any(left_out.values()):
@@ -259,6 +262,7 @@ def _show(screen: Console, kind: str, trained: "TrainedModel") -> None:
         screen.print(render_collapse(CollapseCheck.model_validate(results["collapse"])))
     manifest = trained.manifest
     screen.print(figures([("time, all sessions", duration(manifest.seconds))]))
-    screen.print(f"written:   {trained.path}/model", markup=False, soft_wrap=True)
+    model = trained.path / TRAINED
+    screen.print(f"written:   {model if model.is_dir() else trained.path}", markup=False, soft_wrap=True)
     following = "cai score --model" if kind == "reward" else "cai critique-revise --model"
     screen.print(f"use it:    {following} {trained.path}", markup=False, soft_wrap=True)

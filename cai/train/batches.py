@@ -12,6 +12,8 @@ LABEL_COLUMNS = ("p_chosen", "weight")
 
 _POOL = 50
 """Batches whose rows are sorted by length together. More save little padding and leave less to chance."""
+_POOLS = 4
+"""Least number of pools: of one alone, each epoch would have the same batches."""
 
 
 class BatchOrder(Sampler[int]):
@@ -42,8 +44,9 @@ class BatchOrder(Sampler[int]):
         if self._lengths is None:
             return iter(order)
         lengths, size = self._lengths, self._batch_size
-        pools = [order[start : start + _POOL * size] for start in range(0, self._rows, _POOL * size)]
-        sorted_rows = [row for pool in pools for row in sorted(pool, key=lambda row: (-lengths[row], row))]
+        width = size * max(1, min(_POOL, self._rows // (_POOLS * size)))
+        pools = [order[start : start + width] for start in range(0, self._rows, width)]
+        sorted_rows = [row for pool in pools for row in sorted(pool, key=lambda row: -lengths[row])]
         batches = [sorted_rows[start : start + size] for start in range(0, self._rows, size)]
         last = [batches.pop()] if len(batches[-1]) < size else []  # an incomplete batch stays at the end
         shuffled = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]

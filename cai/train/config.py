@@ -98,7 +98,7 @@ class TrainConfig(StrictModel):
     eval_steps: Positive | None = None
     """Steps between two evaluations on the held-out rows. Default: at the end of each epoch."""
     save_steps: Positive = 200
-    """Steps between two checkpoints, from which a killed run goes on; there is one at the end of each epoch too."""
+    """Steps between two checkpoints, from which a killed run goes on; the last step has one too."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept, the best one beside them."""
     load_best_model_at_end: bool = False

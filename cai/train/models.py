@@ -79,7 +79,7 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
     return Start(
         name=config.model or DEFAULT_MODEL,
         weights=weights,
-        sha256=_weights_sha256(weights, model_config),
+        sha256=weights_sha256(weights, model_config),
         config=model_config,
         max_length=max_length,
         tokenizer=tokenizer,
@@ -174,6 +174,7 @@ def complete_model(folder: Path, start: Start, kind: Any, *, merge: bool, settin
             labels = {"num_labels": 1} if kind is AutoModelForSequenceClassification else {}
             base = kind.from_pretrained(base_of(folder), dtype="auto", **labels)
             merged = with_adapter(base, folder).merge_and_unload()
+            merged.config.get_text_config().pad_token_id = start.tokenizer.pad_token_id
             shutil.rmtree(folder)
             merged.save_pretrained(folder)
         elif not (folder / "config.json").is_file():
@@ -182,6 +183,7 @@ def complete_model(folder: Path, start: Start, kind: Any, *, merge: bool, settin
                 described |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
             described["pad_token_id"] = start.tokenizer.pad_token_id
             type(start.config).from_dict(described).save_pretrained(folder)
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
     start.tokenizer.save_pretrained(folder)
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_bytes()), **settings}, indent=2) + "\n")
@@ -237,7 +239,7 @@ def _stops(base: str, tokenizer: Any) -> set[int]:
     return stops - {None}
 
 
-def _weights_sha256(weights: Weights, model_config: Any) -> str:
+def weights_sha256(weights: Weights, model_config: Any) -> str:
     """Hash of all weights that are read from a disk, and of the commit of a hub model."""
     digest = sha256()
     folders = [folder for folder in (Path(weights.base), weights.adapter) if folder is not None and folder.is_dir()]

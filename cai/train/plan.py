@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -32,6 +33,16 @@ class EncodedRows(Generic[ExampleT]):
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The conversations whose mean reward is to be 0."""
+
+    rows: tuple[list[int], ...]
+    """Token ids."""
+    sha256: str | None
+    """Of the source that the user named; None where the answers are the training pairs' own."""
+
+
+@dataclass(frozen=True)
 class Plan(Generic[ConfigT, ExampleT]):
     """A training whose inputs are sound."""
 
@@ -45,16 +56,24 @@ class Plan(Generic[ConfigT, ExampleT]):
     """Rows that were shortened to fit, and rows that were left out since they do not, by reason."""
     notes: tuple[str, ...] = ()
     """What the user should know before it starts."""
-    reference: tuple[list[int], ...] = field(default=())
-    """Token ids of the conversations whose mean reward is to be 0."""
+    reference: Reference = field(default_factory=lambda: Reference((), None))
 
     @property
     def hashes(self) -> Mapping[str, str]:
         """Content hash of each input."""
-        found = {"model": self.start.sha256}
+        template = sha256(self.start.tokenizer.chat_template.encode()).hexdigest()
+        found = {"model": self.start.sha256, "chat template": template}
         for number, source in enumerate(self.rows.sources, 1):
             found[f"data {number}"] = source.sha256
+        if self.reference.sha256 is not None:
+            found["reference"] = self.reference.sha256
         return found
+
+    @property
+    def held_out_name(self) -> str:
+        """Where the held-out rows come from."""
+        own = [source.path for source in self.rows.sources if source.for_test]
+        return ", ".join(own or [source.path for source in self.rows.sources])
 
     def default_out(self) -> Path:
         """`runs/train-KIND-HASH`: the same command finds its run again, another configuration gets its own."""
@@ -182,8 +201,9 @@ def _checked(plan: Plan[Any, Any]) -> Plan[Any, Any]:
     return plan
 
 
-def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Preference]) -> tuple[list[int], ...]:
+def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Preference]) -> Reference:
     """The conversations whose mean reward becomes 0: those that the user names, or better responses of the pairs."""
+    digest = None
     if config.reference is None:
         conversations = [
             (*row.prompt, Message(role="assistant", content=row.chosen if row.p_chosen >= 0.5 else row.rejected))
@@ -192,6 +212,7 @@ def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Pref
     else:
         named = read_demonstrations([config.reference], [], test_share=0, seed=config.seed)
         conversations = [row.messages for row in named.train]
+        digest = named.sources[0].sha256
     counts = encoding.counts.copy()
     found = [ids for messages in conversations if (ids := encoding.conversation(messages)) is not None]
     encoding.counts.clear()
@@ -200,4 +221,4 @@ def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Pref
         raise DataError(
             f"none of the {len(conversations)} reference answers fits into max_length = {config.max_length}"
         )
-    return tuple(found)
+    return Reference(tuple(found), digest)

@@ -88,7 +88,7 @@ def _train_member(plan: Plan[Any, Any], out: Path, folder: Path, seed: int, cons
         pad_token_id=plan.start.tokenizer.pad_token_id,
         batch_size=plan.config.per_device_eval_batch_size,
     )
-    offset = float(rewards(plan.reference).mean())
+    offset = float(rewards(plan.reference.rows).mean())
     pairs = plan.test.columns
     held_out = np.stack([rewards([row[side] for row in pairs]) for side in ("chosen_ids", "rejected_ids")], axis=1)
     save_trained(training, trainer, {REWARD_OFFSET: offset})
@@ -106,7 +106,6 @@ def _evaluate(plan: Plan[Any, Any], held_out: ArrayLike) -> RewardEvaluation:
     """What rewards (n, 2) of the held-out pairs are worth."""
     rewards: Floats = np.asarray(held_out, dtype=np.float64)
     rows: EncodedRows[Preference] = plan.test
-    names = ", ".join(source.path for source in plan.rows.sources)
     return evaluate_rewards(
         ScoredPairs(
             chosen=rewards[:, 0],
@@ -118,5 +117,5 @@ def _evaluate(plan: Plan[Any, Any], held_out: ArrayLike) -> RewardEvaluation:
             sources=np.array([row.source for row in rows.items]),
         ),
         seed=plan.config.seed,
-        name=names,
+        name=plan.held_out_name,
     )

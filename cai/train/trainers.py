@@ -25,8 +25,8 @@ class _Ordered:
     group_by_length = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        args = self.args
+        del train_dataset  # has lost the column of lengths, which no model reads
+        rows, args = self.train_dataset, self.args
         return BatchOrder(
             len(rows),
             args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
