@@ -51,6 +51,16 @@ class ArmTiming(Record):
     seconds: float
 
 
+class Check(Record):
+    """Something that must hold."""
+
+    name: str
+    passed: bool
+    seen: str
+    """What was observed, in words."""
+    seconds: float
+
+
 class Report(Record):
     """Base of all reports."""
 

@@ -1,9 +1,9 @@
-"""All that must be seen on a GPU, in one go of a few minutes: the transformers engine, the stage, the marked tests.
+"""All that must be seen on a GPU, in one go of a few minutes: the transformers engine, the stage, training, tests.
 
-Needs only torch, transformers, accelerate and the core dependencies of cai. Without `--model` it makes a model of
-SmolLM2-135M's shape with random weights: speed does not depend on what the weights say, and such a model seldom ends
-a reply, so that token counts are even. Exact equality is asked for in float32; in bfloat16 batches of another shape
-round differently, so there the share of equal replies is reported.
+Needs only torch, transformers, accelerate and the core dependencies of cai; without trl, peft and datasets training is
+left out. Without `--model` it makes a model of SmolLM2-135M's shape with random weights: speed does not depend on what
+the weights say, and such a model seldom ends a reply, so that token counts are even. Exact equality is asked for in
+float32; in bfloat16 batches of another shape round differently, so there the share of equal replies is reported.
 
 Exit code 0: all checks passed, or there is no such device (the JSON says so). 1: a check failed.
 """
@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Report, machine, publish, versions
+from common import Check, Report, machine, publish, versions
+from gpu_training import check_trainings
 from rich.console import Console
 
 from cai.config import EngineConfig, SamplingConfig
@@ -37,22 +38,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_SECONDS = 240
 HEAVY_EXTRAS = ("datasets", "peft", "trl", "vllm")
 """What a machine that only generates need not have."""
-VOCABULARY = 49_152
-"""Tokens that SmolLM2 knows."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
-class Check(Record):
-    """Something that must hold."""
-
-    name: str
-    passed: bool
-    seen: str
-    """What was observed, in words."""
-    seconds: float
 
 
 class Speed(Record):
@@ -88,10 +77,11 @@ class Workload(Record):
     tokens: int
     layers: int
     hidden: int
+    vocabulary: int
 
 
-FULL = Workload(batch=64, tokens=128, layers=30, hidden=576)
-SMALL = Workload(batch=4, tokens=8, layers=2, hidden=64)
+FULL = Workload(batch=64, tokens=128, layers=30, hidden=576, vocabulary=49_152)
+SMALL = Workload(batch=4, tokens=8, layers=2, hidden=64, vocabulary=512)
 
 
 def questions(number: int) -> list[list[Message]]:
@@ -118,7 +108,7 @@ def save_random_model(folder: Path, size: Workload) -> None:
 
     special = ["<|pad|>", "<|end|>", "<|unk|>", "<|system|>", "<|user|>", "<|assistant|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [f"Ġw{number}" for number in range(VOCABULARY - len(special) - len(letters))]
+    words = [f"Ġw{number}" for number in range(size.vocabulary - len(special) - len(letters))]
     core = Tokenizer(models.BPE({token: place for place, token in enumerate([*special, *letters, *words])}, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -337,7 +327,9 @@ def run_all(device: str, model: str | None, size: Workload, folder: Path) -> Gpu
     for config in (single, half):
         checks += asyncio.run(check_engine(config, name, size))
     speed = asyncio.run(measure_speed(half, name, size))
-    checks += [check_stage(half, folder, size), check_marked_tests()]
+    checks.append(check_stage(half, folder, size))
+    checks += check_trainings(name, device, folder / "trained")
+    checks.append(check_marked_tests())
     return GpuReport(
         benchmark="gpu",
         machine=machine(),

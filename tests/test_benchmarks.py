@@ -229,7 +229,126 @@ def test_gpu_checks_hold_on_a_cpu() -> None:
     kinds = {check["name"].split(" (")[0] for check in found["checks"]}
     assert "greedy replies equal a plain generate" in kinds
     assert "prefix reuse does not change replies" in kinds
+    trained = {f"{kind} trains, saves and loads back" for kind in ("sft", "reward", "dpo")}
+    assert trained <= kinds
     assert found["speed"]["tokens"] == 4 * 8
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of training, whose arms run in this process."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import training
+
+    monkeypatch.setattr(training, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    return training
+
+
+def train_all(training: Any, folder: Path, lengths: list[tuple[int, int]], **load: Any) -> Any:
+    """All arms on pairs with responses of these lengths in bytes; a conversation has 5 tokens more."""
+    from tiny_model import save_tiny_model
+    from training_records import Workload
+
+    model = save_tiny_model(folder / "tiny")
+    data = folder / "pairs.jsonl"
+    rows = [
+        {"prompt": str(n % 10), "chosen": "+" * chosen, "rejected": "-" * rejected}
+        for n, (chosen, rejected) in enumerate(lengths)
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    work = {"batch_size": 2, "steps": 3, "max_length": 128, "limit": None, "use_cpu": True, **load}
+    (folder / "work").mkdir()
+    return training.compare(Workload(model=str(model), **work), str(data), ["sft", "reward", "dpo"], 1, folder / "work")
+
+
+def test_training_counts_the_tokens_of_its_steps(training: Any, tmp_path: Path) -> None:
+    found = train_all(training, tmp_path, [(15, 15)] * 16)
+    assert found.rows.model_dump() == {"rows": 16, "mean_tokens": 20.0, "longest": 20}
+    for timing in found.timings:
+        steps, reference = timing.measured.steps, timing.measured.reference
+        if timing.arm == "packed":  # rows of 6 conversations, as 7 do not fit into 128 tokens
+            assert steps.tokens == 120 + 120 + 80
+            continue
+        pairs = 1 if timing.kind == "sft" else 2
+        assert (steps.tokens, steps.padding, steps.epoch_padding) == (3 * 2 * 20 * pairs, 0, 0)
+        assert (reference is not None) == (timing.kind == "dpo")
+        if reference is not None:
+            assert (reference.tokens, reference.padding, reference.epoch_padding) == (3 * 2 * 20 * 2, 0, 0)
+    assert {(timing.kind, timing.arm) for timing in found.timings} == {
+        (kind, arm)
+        for kind in ("sft", "reward", "dpo")
+        for arm in ("trl", "plain", "grouped", *(["packed"] if kind == "sft" else []))
+    }
+    assert all(comparison.same_batches for comparison in found.comparisons.values())
+    assert str(tmp_path) not in found.model_dump_json()
+
+
+def test_training_has_trl_and_plain_read_the_same_batches_and_grouped_less_padding(
+    training: Any, tmp_path: Path
+) -> None:
+    found = train_all(training, tmp_path, [(10 + 90 * (n * 7 % 16 < 5), 12) for n in range(64)], limit=48)
+    assert found.rows.rows == 48
+    for kind, comparison in found.comparisons.items():
+        runs = {timing.arm: timing.measured for timing in found.timings if timing.kind == kind}
+        assert comparison.same_batches
+        assert runs["trl"].first_loss == pytest.approx(runs["plain"].first_loss, rel=1e-4)
+        assert runs["trl"].steps.padding == runs["plain"].steps.padding > 0
+        assert runs["trl"].steps.epoch_padding == runs["plain"].steps.epoch_padding
+        # Of a pair of unlike responses one is padding whatever stands beside it.
+        least = 0.0 if kind == "sft" else 0.2
+        assert least <= runs["grouped"].steps.epoch_padding < 0.8 * runs["plain"].steps.epoch_padding
+    assert runs["trl"].reference.epoch_padding == runs["trl"].steps.epoch_padding
+
+
+def test_training_says_how_many_rows_are_missing(training: Any, tmp_path: Path) -> None:
+    from cai.errors import DataError
+
+    with pytest.raises(DataError, match=r"has 4 rows of at most 128 tokens, and 3 steps need 6$"):
+        train_all(training, tmp_path, [(15, 15)] * 4 + [(15, 124)] * 8)
+
+
+def test_training_speed_is_that_of_an_epoch_whatever_batches_were_drawn(training: Any) -> None:
+    from training_arms import Stretch
+
+    drawn, epoch = Stretch(), Stretch()
+    drawn.tokens, drawn.positions, drawn.wall, drawn.cpu = 100, 200, 2.0, 1.0
+    epoch.tokens, epoch.positions = 2000, 3000
+    part = drawn.part(epoch)
+    # 10 ms for a position, 1.5 positions for each real token.
+    assert (part.wall_us_per_token, part.cpu_us_per_token) == (15_000, 7_500)
+    assert (part.padding, part.epoch_padding) == (0.5, 0.3333)
+
+
+def test_training_compares_arms_of_the_same_repeat(training: Any) -> None:
+    from common import Machine
+    from training_records import Measured, Part
+
+    machine = Machine(cpu="", cores=1, memory_gib=1, accelerator="GPU", system="")
+    part = Part(tokens=10, padding=0, wall_s=1, cpu_s=3, epoch_padding=0, wall_us_per_token=1, cpu_us_per_token=1)
+
+    def timing(arm: str, repeat: int, micros: tuple[float, float], peak: float, loss: float = 1.0) -> Any:
+        steps, reference = (part.model_copy(update={"wall_us_per_token": each}) for each in micros)
+        found = Measured(steps=steps, reference=reference, peak_mib=peak, first_loss=loss, bf16=True, machine=machine)
+        return training._timing("dpo", arm, repeat, 1, found)
+
+    runs = [
+        timing("trl", 1, (300, 100), 100),
+        timing("plain", 1, (310, 90), 110),
+        timing("grouped", 1, (150, 50), 90),
+        timing("trl", 2, (600, 200), 100),
+        timing("plain", 2, (700, 300), 100),
+        timing("grouped", 2, (300, 200), 80),
+    ]
+    assert [(run.seconds, run.tokens_per_s) for run in runs[:2]] == [(2, 2500), (2, 2500)]
+    found = training._comparison(runs)
+    assert found.plain_to_trl_speed.each == (1.0, 0.8)
+    assert found.grouped_to_trl_speed.each == (2.0, 1.6)
+    assert found.plain_to_trl_memory.each == (1.1, 1.0)
+    assert found.packed_to_trl_speed is None
+    assert (found.same_batches, found.within_targets) == (True, False)
+    assert training._comparison(runs[:3]).within_targets
+    assert not training._comparison([*runs[:2], timing("grouped", 1, (200, 80), 90)]).within_targets
+    assert not training._comparison([*runs[:1], timing("plain", 1, (300, 100), 100, 1.1), runs[2]]).same_batches
 
 
 MARKS = """\

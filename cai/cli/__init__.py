@@ -17,6 +17,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "label": ("cai.cli.judging", "Have a judge label pairs of responses; write preference data."),
     "judge-check": ("cai.cli.judging", "Certify a judge on comparisons with known answers."),
     "train": ("cai.cli.train", "Train on feedback: SFT, reward models, DPO."),
+    "score": ("cai.cli.score", "Give rewards to responses with a reward model."),
     "show": ("cai.cli.show", "Show the transcripts of a run side by side."),
     "constitution": ("cai.cli.constitution", "Write, check, compare and import constitutions."),
 }

@@ -55,6 +55,7 @@ def find_weights(model: str | None, adapter: Path | None) -> Weights:
         if not (path / TRAINED).is_dir():
             raise EngineError(f"{path} holds no trained model ({TRAINED}/); run its `cai train` command again")
         path = path / TRAINED
+        model = str(path)
     own = path if path is not None and (path / ADAPTER_CONFIG).is_file() else None
     if own is not None and adapter is not None:
         raise EngineError(f"{own} is a LoRA adapter already; leave --adapter {adapter} out, or name the base model")
@@ -63,7 +64,7 @@ def find_weights(model: str | None, adapter: Path | None) -> Weights:
         raise EngineError(f"{found} holds no {ADAPTER_CONFIG}, so it is not a LoRA adapter")
     if own is not None:
         return Weights(resolve_model(base_of(own)), own)
-    return Weights(resolve_model(model if path is None else str(path)), found)
+    return Weights(resolve_model(model), found)
 
 
 def base_of(adapter: Path) -> str:
@@ -96,7 +97,7 @@ def resolve_model(model: str | None) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise EngineError(f"{model} holds no config.json, so it is not a model directory")
-        return str(path)
+        return str(path.absolute())  # an adapter that is trained on it keeps the name
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise EngineError(f"there is no model directory {model}; give a directory or a hub id such as {DEFAULT_HUB_ID}")
     return model

@@ -138,6 +138,7 @@ _SET_HERE = (
     "run_name",
     "precompute_ref_log_probs",
     "resume_from_checkpoint",
+    "hub_token",  # the manifest would hold it
     "remove_unused_columns",
 )
 """Arguments of TRL that are no options here, since the run depends on them."""

@@ -63,7 +63,7 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
         model_config = AutoConfig.from_pretrained(weights.base, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer, trust_remote_code=trust)
     except (OSError, ValueError) as error:
-        raise EngineError(f"the model {weights.base} cannot be loaded: {_brief(error)}") from None
+        raise EngineError(f"the model {weights.base} cannot be loaded: {brief(error)}") from None
     if config.chat_template is not None:
         tokenizer.chat_template = load_template(config.chat_template)
     elif tokenizer.chat_template is None:
@@ -131,14 +131,35 @@ def load_reward_model(start: Start, config: TrainConfig, dtype: torch.dtype) -> 
     text = start.config.get_text_config()
     drawn = {} if is_reward_model(start.config) else {"initializer_range": (text.hidden_size + 1) ** -0.5}
     model = _loaded(AutoModelForSequenceClassification, start, config, dtype, num_labels=1, **drawn)
-    head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
+    if not make_exact(model):
         raise EngineError(
             f"{start.name} cannot be made a reward model: {type(model).__name__} has no linear head without a bias"
         )
     model.config.get_text_config().initializer_range = text.initializer_range
     model.config.get_text_config().pad_token_id = start.tokenizer.pad_token_id
     return get_peft_model(model, _lora(config, TaskType.SEQ_CLS)) if config.use_peft else model
+
+
+class ExactHead(torch.nn.Linear):
+    """A reward head that computes in float32, also below a model in bfloat16 and under mixed precision.
+
+    A bfloat16 reward of 1 comes in steps of 1/128, so that close rewards tie and small margins are lost.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Shapes (…, hidden size) → (…, 1)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return torch.nn.functional.linear(input.float(), self.weight.float())
+
+
+def make_exact(model: Any) -> bool:
+    """Have the head of a model compute in float32; False where it has no linear head without a bias."""
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
+        return False
+    head.float()
+    head.__class__ = ExactHead
+    return True
 
 
 def is_reward_model(model_config: Any) -> bool:
@@ -157,7 +178,7 @@ def with_adapter(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise EngineError(
-            f"the adapter {adapter} does not fit this base model: {_brief(error)}; name the one it was trained on, "
+            f"the adapter {adapter} does not fit this base model: {brief(error)}; name the one it was trained on, "
             f"{base_of(adapter)}, with --model"
         ) from None
 
@@ -203,7 +224,7 @@ def _loaded(kind: Any, start: Start, config: TrainConfig, dtype: torch.dtype | s
     except torch.OutOfMemoryError:
         raise EngineError(f"{start.weights.base} does not fit in memory; `--estimate` says what it takes") from None
     except (OSError, ValueError, ImportError) as error:
-        raise EngineError(f"the model {start.weights.base} cannot be loaded: {_brief(error)}") from None
+        raise EngineError(f"the model {start.weights.base} cannot be loaded: {brief(error)}") from None
 
 
 def _lora(config: TrainConfig, task: TaskType) -> LoraConfig:
@@ -253,6 +274,7 @@ def weights_sha256(weights: Weights, model_config: Any) -> str:
     return digest.hexdigest()
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """The message of a library's error on one line, cut where it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:297] + "…"

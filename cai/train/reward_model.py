@@ -1,15 +1,24 @@
-"""A trained reward model, or an ensemble of them, that gives rewards to conversations."""
+"""Reward models at work: one, or an ensemble, gives rewards to conversations. `reward_checkpoints` loads them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from cai.engines.chat import ChatFormat
+from cai.errors import ConfigError, EngineError
+from cai.records import Message
 from cai.statistics import Floats
+from cai.train.encoding import Encoding
 
 MEMBER = "member-"
 """Beginning of the names of the folders that the members of an ensemble are in."""
+PENALTY = 0.1
+"""Default penalty on disagreement: the mildest of those that Coste et al. 2023 use, 0.1 to 0.5."""
+
+Combination = Literal["mean", "worst", "uncertainty"]
 
 
 def raw_rewards(
@@ -39,3 +48,107 @@ def raw_rewards(
                 on_batch(len(batch))
     model.train(was_training)
     return found
+
+
+def combine(rewards: Floats, how: Combination, penalty: float = PENALTY) -> Floats:
+    """One reward out of those of an ensemble (Coste et al. 2023, arXiv 2310.02743, section 4), shapes (n, m) → (n,).
+
+    `mean` over the members; the `worst` one, min over the members; or by `uncertainty`, mean − penalty · variance. It
+    is the variance of the m members (divided by m, not m − 1). The penalty is in units of 1 / reward. Unscored rows
+    (NaN) stay so.
+
+    Raises:
+        ConfigError: there is one member, and so nothing to combine but by `mean`.
+    """
+    check_combination(how, rewards.shape[1])
+    combined: Floats = rewards.min(axis=1) if how == "worst" else rewards.mean(axis=1)
+    return combined - penalty * rewards.var(axis=1) if how == "uncertainty" else combined
+
+
+def check_combination(how: Combination, members: int) -> None:
+    """Check that there is something to combine.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if members == 1 and how != "mean":
+        raise ConfigError(
+            f"ensemble_by: {how} is for an ensemble, and this is one reward model; leave the option out, or train "
+            "several with `cai train reward --ensemble 4`"
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an ensemble of m members makes of n conversations."""
+
+    rewards: Floats
+    """Shape (n, m), offsets taken off. NaN in the rows of conversations that cannot be scored."""
+    reasons: tuple[str | None, ...]
+    """Why a conversation has no rewards: `too_long` (its last turn and response do not fit), `request_refused` (by the
+    chat template) or `not_finite` (a member's output). None where it has."""
+    shortened: tuple[bool, ...]
+    """Whether the oldest turns were left out, so that the conversation fits."""
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """One loaded model with one output."""
+
+    model: Any
+    """In evaluation mode; takes `input_ids` and `attention_mask`."""
+    offset: float
+    """Taken off the output."""
+
+    def rewards(self, rows: Sequence[Sequence[int]], *, pad_token_id: int, batch_size: int) -> Floats:
+        """Rewards of rows of token ids, shape (n,)."""
+        return raw_rewards(self.model, rows, pad_token_id=pad_token_id, batch_size=batch_size) - self.offset
+
+
+@dataclass(frozen=True)
+class RewardEnsemble:
+    """Reward models with one tokenizer; one model is an ensemble of one."""
+
+    members: tuple[RewardModel, ...]
+    chat: ChatFormat
+    """Its `max_len` is the length to which conversations are shortened."""
+    batch_size: int
+    """Conversations in one forward pass."""
+    details: Mapping[str, str]
+    """Versions, device and number format, for a manifest."""
+
+    def score(self, conversations: Sequence[Sequence[Message]]) -> Scores:
+        """Give rewards to n conversations, each of which ends with the assistant's response.
+
+        Conversations are encoded and shortened as in training; a response is never cut. What a conversation gets does
+        not depend on the others, up to rounding.
+
+        Raises:
+            EngineError: the memory of the device is full.
+        """
+        found = [self._encoded(messages) for messages in conversations]
+        places = [place for place, (ids, _, _) in enumerate(found) if ids is not None]
+        rows = [ids for ids, _, _ in found if ids is not None]
+        rewards = np.full((len(found), len(self.members)), np.nan)
+        pad = int(self.chat.tokenizer.pad_token_id)
+        try:
+            for number, member in enumerate(self.members):
+                rewards[places, number] = member.rewards(rows, pad_token_id=pad, batch_size=self.batch_size)
+        except torch.OutOfMemoryError:
+            raise EngineError(
+                f"the memory of the device is full with {self.batch_size} conversations in a forward pass; lower "
+                "batch_size"
+            ) from None
+        finite = np.isfinite(rewards).all(axis=1)
+        rewards[~finite] = np.nan
+        reasons = tuple(
+            reason or (None if sound else "not_finite") for (_, reason, _), sound in zip(found, finite, strict=True)
+        )
+        return Scores(rewards, reasons, tuple(shortened for _, _, shortened in found))
+
+    def _encoded(self, messages: Sequence[Message]) -> tuple[list[int] | None, str | None, bool]:
+        """Token ids, or the reason why there are none; and whether turns were left out."""
+        encoding = Encoding(self.chat, self.chat.max_len)
+        ids = encoding.conversation(messages)
+        reason = None if ids is not None else next(iter(encoding.counts))
+        return ids, reason, bool(encoding.counts["shortened"])

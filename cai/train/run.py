@@ -37,6 +37,7 @@ from cai.journal import replace_file, write_error
 from cai.rundir import Manifest, RunDir
 from cai.train.arguments import trainer_arguments, weights_dtype
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
+from cai.train.card import write_model_cards
 from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
 from cai.train.config import TrainConfig
 from cai.train.curves import write_curves
@@ -100,7 +101,9 @@ def train_model(training: Training, console: Console) -> Any:
             merge_start(plan.start, config, training.out / "start")
     arguments.distributed_state.wait_for_everyone()
     train, test = _read_encoded(training.out / "encoded")
-    start = replace(plan.start, weights=Weights(str(training.out / "start"), None)) if merges else plan.start
+    start = (
+        replace(plan.start, weights=Weights(str((training.out / "start").absolute()), None)) if merges else plan.start
+    )
     # 3. The model as it is at the start; a checkpoint is read over it.
     set_seed(training.seed)
     model = training.load_model(start, config, weights_dtype(config))
@@ -214,6 +217,7 @@ def run_training(
         try:
             with run.at_work():
                 results = work()
+            write_model_cards(out, plan, results, run.manifest)
             run.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
         except BaseException as error:
             with contextlib.suppress(RunDirError):
