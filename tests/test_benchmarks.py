@@ -307,7 +307,8 @@ def test_training_says_how_many_rows_are_missing(training: Any, tmp_path: Path) 
         train_all(training, tmp_path, [(15, 15)] * 4 + [(15, 124)] * 8)
 
 
-def test_training_speed_is_that_of_an_epoch_whatever_batches_were_drawn(training: Any) -> None:
+@pytest.mark.usefixtures("training")
+def test_training_speed_is_that_of_an_epoch_whatever_batches_were_drawn() -> None:
     from training_arms import Stretch
 
     drawn, epoch = Stretch(), Stretch()

@@ -44,20 +44,28 @@ def test_failures_are_shown_and_count_as_settled() -> None:
     progress.failure()
     progress.failure()
     clock.now += 30
-    assert progress.status() == "20.0/min · 30 s left · 0 tokens (0/s) · 2 failed"
+    assert progress.status() == "20.0/min · 30 s left · 2 failed"
+
+
+def test_a_remark_ends_the_line() -> None:
+    progress, clock, _ = made(total=2)
+    progress.finished()
+    progress.remark = "loss 0.69"
+    clock.now += 60
+    assert progress.status() == "1.0/min · 60 s left · loss 0.69"
 
 
 def test_nothing_is_foretold_before_the_first_item() -> None:
     progress, clock, _ = made(total=20)
     clock.now += 5
-    assert progress.status() == "0.0/min · … left · 0 tokens (0/s)"
+    assert progress.status() == "0.0/min · … left"
 
 
 def test_no_time_is_left_in_the_end() -> None:
     progress, clock, _ = made(total=1)
     progress.finished()
     clock.now += 6
-    assert progress.status() == "10.0/min · 0 tokens (0/s)"
+    assert progress.status() == "10.0/min"
 
 
 def test_the_first_moment_divides_by_no_zero() -> None:
@@ -76,7 +84,7 @@ def test_without_a_terminal_a_plain_line_comes_now_and_then() -> None:
         clock.now += PLAIN_EVERY
         progress.step(Usage(completion_tokens=60))
     assert shown() == (
-        "2/5 chains · 8.0/min · 22 s left · 0 tokens (0/s)\n3/5 chains · 6.0/min · 20 s left · 60 tokens (2/s)\n"
+        "2/5 chains · 8.0/min · 22 s left\n3/5 chains · 6.0/min · 20 s left · 60 tokens (2/s)\n"
     )
 
 

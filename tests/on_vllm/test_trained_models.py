@@ -52,6 +52,12 @@ def trained(trainer: str, kind: str, start: Path, out: Path, *options: str) -> P
     return out
 
 
+def whole(text: str) -> str:
+    """A reply without the character that its last token begins: the tiny model writes bytes, and vLLM keeps those of an
+    unfinished character back."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
 def test_a_model_trained_whole_replies_as_in_transformers(trainer: str, start: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,9 +66,9 @@ def test_a_model_trained_whole_replies_as_in_transformers(trainer: str, start: P
     before, after = (AutoModelForCausalLM.from_pretrained(path, dtype="float32") for path in (start, run / "model"))
     with running(model=str(run)) as vllm:
         for question in QUESTIONS:
-            found = vllm.ask(question, max_tokens=12).text
-            assert found == greedy_text(after, tokenizer, question, 12)
-            assert found != greedy_text(before, tokenizer, question, 12)
+            found = whole(vllm.ask(question, max_tokens=12).text)
+            assert found == whole(greedy_text(after, tokenizer, question, 12))
+            assert found != whole(greedy_text(before, tokenizer, question, 12))
 
 
 def test_an_adapter_that_was_trained_replies_as_in_peft(trainer: str, start: Path, tmp_path: Path) -> None:
@@ -73,12 +79,12 @@ def test_an_adapter_that_was_trained_replies_as_in_peft(trainer: str, start: Pat
     assert not list((run / "model").glob("model*.safetensors"))
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     before = AutoModelForCausalLM.from_pretrained(start, dtype="float32")
-    unadapted = [greedy_text(before, tokenizer, question, 12) for question in QUESTIONS]
+    unadapted = [whole(greedy_text(before, tokenizer, question, 12)) for question in QUESTIONS]
     adapted = PeftModel.from_pretrained(before, str(run / "model"))
     with running(model=str(run)) as vllm:
         for question, without in zip(QUESTIONS, unadapted, strict=True):
-            found = vllm.ask(question, max_tokens=12).text
-            assert found == greedy_text(adapted, tokenizer, question, 12)
+            found = whole(vllm.ask(question, max_tokens=12).text)
+            assert found == whole(greedy_text(adapted, tokenizer, question, 12))
             assert found != without
 
 

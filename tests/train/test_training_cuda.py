@@ -120,5 +120,7 @@ def test_a_run_on_cuda_goes_on_from_its_checkpoint(kind: str, tiny: Path, tmp_pa
         shutil.rmtree(tmp_path / "halved" / name)
     for name in ("results.json", "held_out.json"):
         (tmp_path / "halved" / name).unlink(missing_ok=True)
+    written = (tmp_path / "halved/checkpoints/checkpoint-3/whole").stat().st_mtime_ns
     again = train(kind, tiny, tmp_path / "halved", save_steps=3)
+    assert (tmp_path / "halved/checkpoints/checkpoint-3/whole").stat().st_mtime_ns == written
     assert distance(whole, again) < 1e-5
