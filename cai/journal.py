@@ -175,6 +175,18 @@ def replace_file(path: Path, content: str | bytes) -> None:
         raise
 
 
+def write_file(path: Path, content: str | bytes) -> None:
+    """Replace a file of a run, whole or not at all.
+
+    Raises:
+        RunDirError: it cannot be written; the message says why and what to do.
+    """
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
 def partial_path(path: Path) -> Path:
     """The temporary name that `replace_file` writes a file under."""
     return path.with_name(f".{path.name}.partial")

@@ -1,4 +1,4 @@
-"""The reliability diagram, as PNG or SVG. matplotlib takes long to load, so it is loaded in use."""
+"""How plots look, and the reliability diagram. matplotlib takes long to load, so it is loaded in use."""
 
 import io
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PlotFormat = Literal["png", "svg"]
 
 _BLUE, _GREY = "#2b6cb0", "#718096"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.parse_math": False,  # a `$` in a name is no formula
@@ -21,6 +21,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.hashsalt": "cai",  # the ids within the file are random without it
 }
+"""matplotlib's settings for all plots."""
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], format: PlotFormat, *, title: str, measure: str) -> bytes:
@@ -33,14 +34,19 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], format: PlotFormat, *, t
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    file = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(4.6, 5.0), layout="constrained")
         FigureCanvasAgg(figure)
         _draw(figure, bins, measure)
         figure.suptitle(title, fontsize=10)
-        metadata = {"Date": None} if format == "svg" else {"Software": None}
-        figure.savefig(file, format=format, dpi=150, metadata=metadata)
+        return image(figure, format)
+
+
+def image(figure: "Figure", format: PlotFormat) -> bytes:
+    """A figure as a file, which is the same for the same figure."""
+    file = io.BytesIO()
+    metadata = {"Date": None} if format == "svg" else {"Software": None}
+    figure.savefig(file, format=format, dpi=150, metadata=metadata)
     return file.getvalue()
 
 

@@ -45,6 +45,7 @@ from cai.journal import (
     read_lines,
     replace_file,
     write_error,
+    write_file,
 )
 from cai.records import Failure, StageRecord, Usage
 
@@ -234,10 +235,7 @@ class RunDir:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run directory, whole or not at all."""
-        try:
-            replace_file(self.path / name, text)
-        except OSError as error:
-            raise write_error(self.path / name, error) from None
+        write_file(self.path / name, text)
 
     def save(self, state: State) -> None:
         """Put all records on disk and replace the manifest, with the counts as they are now."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from cai.data.card_parts import escaped, markdown_table
 from cai.errors import DataError
 from cai.feedback.certificate import Certificate, Grade, JudgeIdentity
-from cai.journal import first_problem, replace_file, write_error
+from cai.journal import first_problem, write_file
 from cai.plots import PlotFormat, reliability_diagram, shortened
 from cai.statistics import percent
 from cai.visible import visible
@@ -52,10 +52,7 @@ def write_certificate(folder: Path, certificate: Certificate) -> None:
         draw_reliability(certificate, "png"),
     )
     for name, content in zip(CERTIFICATE_FILES, contents, strict=True):
-        try:
-            replace_file(folder / name, content)
-        except OSError as error:
-            raise write_error(folder / name, error) from None
+        write_file(folder / name, content)
 
 
 def draw_reliability(certificate: Certificate, format: PlotFormat) -> bytes:

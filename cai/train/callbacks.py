@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from transformers import TrainerCallback
 
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
 from cai.progress import StageProgress
 
 METRICS = "metrics.jsonl"
@@ -78,10 +78,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         del args, control
         if not state.is_world_process_zero:
             return
-        try:
-            replace_file(self._path, "".join(f"{json.dumps(entry)}\n" for entry in state.log_history))
-        except OSError as error:
-            raise write_error(self._path, error) from None
+        write_file(self._path, "".join(f"{json.dumps(entry)}\n" for entry in state.log_history))
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]

@@ -12,7 +12,7 @@ import yaml
 
 from cai.data.card_parts import RunFacts, by_reason, escaped, how_made, markdown_table, most_first
 from cai.engines.weights import DEFAULT_HUB_ID, DEFAULT_MODEL, TRAINED
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
 from cai.rundir import Manifest
 from cai.statistics import Mean, percent
 from cai.train.arguments import trains_in_bf16
@@ -86,10 +86,7 @@ def write_model_cards(out: Path, plan: Plan[Any, Any], results: Mapping[str, Any
     folders = [out] if members == 1 else [out / f"{MEMBER}{number}" for number in range(members)]
     for member, folder in enumerate(folders):
         path = folder / TRAINED / CARD
-        try:
-            replace_file(path, render_model_card(plan, results, manifest, member))
-        except OSError as error:
-            raise write_error(path, error) from None
+        write_file(path, render_model_card(plan, results, manifest, member))
 
 
 def render_model_card(plan: Plan[Any, Any], results: Mapping[str, Any], manifest: Manifest, member: int = 0) -> str:

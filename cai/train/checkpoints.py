@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
 
 _MARK = "whole"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -34,10 +34,7 @@ class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
             return
         folder = Path(args.output_dir)
         mark = folder / f"checkpoint-{state.global_step}" / _MARK
-        try:
-            replace_file(mark, f"{self._tokens()} tokens\n")
-        except OSError as error:
-            raise write_error(mark, error) from None
+        write_file(mark, f"{self._tokens()} tokens\n")
         best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
         for path in _whole(folder)[: -self._kept]:
             if path.name != best:

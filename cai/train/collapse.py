@@ -25,7 +25,7 @@ from cai.data.prompts import PromptSource, read_prompts
 from cai.data.rows import ignore
 from cai.engines import Engine, open_engine
 from cai.errors import RecordError, StageError
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
 from cai.records import Failure, Generation, Message, Record, Sampling, stable_seed
 from cai.stage import gather_all, run_interruptible
 from cai.visible import visible
@@ -321,10 +321,7 @@ def write_collapse(check: CollapseCheck, out: Path) -> None:
         RunDirError: it cannot be written.
     """
     path = out / COLLAPSE
-    try:
-        replace_file(path, check.model_dump_json(indent=2) + "\n")
-    except OSError as error:
-        raise write_error(path, error) from None
+    write_file(path, check.model_dump_json(indent=2) + "\n")
 
 
 def render_collapse(check: CollapseCheck) -> Table:

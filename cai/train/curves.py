@@ -1,12 +1,12 @@
 """The curves of a training as one SVG. matplotlib takes long to load, so it is loaded in use."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
+from cai.plots import STYLE, image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +19,7 @@ FEW = 40
 _PANEL = (3.125, 2.1)
 """Inches; three panels make 900 pixels."""
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.parse_math": False,  # a `$` in a name is no formula
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "axes.formatter.limits": (-3, 4),
-    "svg.hashsalt": "cai",  # the ids within the file are random without it
-}
+_STYLE: dict[Any, Any] = {**STYLE, "font.size": 9, "axes.titlesize": 9, "axes.formatter.limits": (-3, 4)}
 _NO_CURVES = ("step", "epoch", "flos", "total_flos", "num_tokens", "num_input_tokens_seen")
 _TOTALS = "train_runtime"
 """Stands in the entry of the log's end, which sums the run up."""
@@ -77,19 +68,14 @@ def write_curves(log: Sequence[Mapping[str, float]], path: Path) -> None:
     Raises:
         RunDirError: it cannot be written.
     """
-    try:
-        replace_file(path, _drawn(panels(log)))
-    except OSError as error:
-        raise write_error(path, error) from None
+    write_file(path, _drawn(panels(log)))
 
 
 def _drawn(found: Sequence[Panel]) -> bytes:
     from matplotlib import rc_context
 
-    file = io.BytesIO()
     with rc_context(_STYLE):
-        _figure(found).savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return image(_figure(found), "svg")
 
 
 def _figure(found: Sequence[Panel]) -> "Figure":

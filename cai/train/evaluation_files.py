@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from cai.journal import replace_file, write_error
+from cai.journal import write_file
 from cai.plots import PlotFormat, reliability_diagram, shortened
 from cai.statistics import Mean, percent
 from cai.train.evaluation import RewardEvaluation, SourceEvaluation
@@ -32,10 +32,7 @@ def write_evaluation(evaluation: RewardEvaluation, out: Path) -> None:
         draw_evaluation(evaluation, "png"),
     )
     for name, content in zip(EVALUATION_FILES, contents, strict=True):
-        try:
-            replace_file(out / name, content)
-        except OSError as error:
-            raise write_error(out / name, error) from None
+        write_file(out / name, content)
 
 
 def draw_evaluation(evaluation: RewardEvaluation, format: PlotFormat) -> bytes:

@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 from cai.data.training_rows import Preference
+from cai.journal import write_file
 from cai.records import Record
 from cai.statistics import Floats
 from cai.train.evaluation import RewardEvaluation, ScoredPairs, evaluate_rewards
@@ -18,7 +19,7 @@ from cai.train.evaluation_files import EVALUATION_FILES, write_evaluation
 from cai.train.models import REWARD_OFFSET, load_reward_model
 from cai.train.plan import EncodedRows, Plan
 from cai.train.reward_model import MEMBER, raw_rewards
-from cai.train.run import TrainedModel, Training, last_metrics, run_training, save_trained, train_model, write_file
+from cai.train.run import TrainedModel, Training, last_metrics, run_training, save_trained, train_model
 from cai.train.trainers import SoftRewardTrainer
 
 HELD_OUT = "held_out.json"

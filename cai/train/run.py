@@ -33,7 +33,6 @@ from transformers.integrations import TensorBoardCallback
 from cai import __version__
 from cai.engines.weights import TRAINED, Weights
 from cai.errors import ConfigError, RunDirError, StageError
-from cai.journal import replace_file, write_error
 from cai.rundir import Manifest, RunDir
 from cai.train.arguments import trainer_arguments, weights_dtype
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
@@ -230,18 +229,6 @@ def run_training(
             raise
         run.save("finished")
         return TrainedModel(out, run.manifest, results)
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        RunDirError: it cannot be written.
-    """
-    try:
-        replace_file(path, text)
-    except OSError as error:
-        raise write_error(path, error) from None
 
 
 def last_metrics(trainer: Any) -> Mapping[str, float]:
