@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from common import machine
-from datasets import Dataset, disable_progress_bars, load_dataset
+from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from torch.utils.data import DataLoader
 from training_records import GROUPED, PACKED, TRL, Arm, Measured, Part, Rows, Workload
@@ -34,6 +34,7 @@ from trl import (
 
 from cai.config import load_config
 from cai.data.preference_source import PreferenceSource, read_preferences
+from cai.data.training_rows import Demonstration, Preference
 from cai.errors import DataError
 from cai.records import Message
 from cai.train.arguments import trains_in_bf16, weights_dtype
@@ -276,10 +277,20 @@ def train_by_us(kind: Kind, config: TrainConfig, meter: Meter, folder: Path) -> 
     return train_model(training, Console(stderr=True, force_terminal=False))
 
 
+def _conversational(row: Preference | Demonstration) -> Mapping[str, object]:
+    """A row in the columns that TRL reads."""
+    prompt = [message.model_dump() for message in row.prompt]
+    if isinstance(row, Demonstration):
+        return {"prompt": prompt, "completion": [row.messages[-1].model_dump()]}
+    sides = {"chosen": row.chosen, "rejected": row.rejected}
+    return {"prompt": prompt, **{side: [{"role": "assistant", "content": text}] for side, text in sides.items()}}
+
+
 def train_by_trl(kind: Kind, config: TrainConfig, meter: Meter, folder: Path) -> Any:
     """TRL's own trainer on conversational rows. They come in our order without groups, so that batches are the same."""
-    start = find_start(config, generates=kind != "reward")
-    rows: Dataset = load_dataset("json", data_files=config.data[0].path, split="train", cache_dir=str(folder / "rows"))
+    plan = _PLANS[kind](config)
+    start = plan.start
+    rows = Dataset.from_list([_conversational(item) for item in plan.train.items])
     rows = rows.select(list(BatchOrder(len(rows), config.per_device_train_batch_size, config.seed, None)))
     own = {"dpo": {"beta": config.beta, "precompute_ref_log_probs": True} if isinstance(config, DpoConfig) else {}}
     arguments = _TRL_CONFIGS[kind](

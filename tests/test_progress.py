@@ -83,9 +83,7 @@ def test_without_a_terminal_a_plain_line_comes_now_and_then() -> None:
         progress.finished()
         clock.now += PLAIN_EVERY
         progress.step(Usage(completion_tokens=60))
-    assert shown() == (
-        "2/5 chains · 8.0/min · 22 s left\n3/5 chains · 6.0/min · 20 s left · 60 tokens (2/s)\n"
-    )
+    assert shown() == ("2/5 chains · 8.0/min · 22 s left\n3/5 chains · 6.0/min · 20 s left · 60 tokens (2/s)\n")
 
 
 def test_on_a_terminal_one_line_is_redrawn_and_taken_away() -> None:

@@ -207,7 +207,10 @@ def complete_model(folder: Path, start: Start, kind: Any, *, merge: bool, settin
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody should have to trust
     start.tokenizer.save_pretrained(folder)
     file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_bytes()), **settings}, indent=2) + "\n")
+    described = json.loads(file.read_bytes())
+    if "use_cache" in described:  # trainers switch it off, and a model that writes without a cache is slow
+        described["use_cache"] = getattr(start.config, "use_cache", True)
+    file.write_text(json.dumps({**described, **settings}, indent=2) + "\n")
 
 
 def _loaded(kind: Any, start: Start, config: TrainConfig, dtype: torch.dtype | str, **settings: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any, Generic, TypeVar
 
 from cai.data.demonstration_source import read_demonstrations
@@ -102,7 +103,7 @@ def plan_sft(config: SftConfig) -> Plan[Any, Any]:
         encoded = encoding.turns(row, all_turns=all_turns)
         return None if encoded is None else {**encoded._asdict(), "length": len(encoded.input_ids)}
 
-    train, test = (_encoded(split, columns) for split in (rows.train, rows.test))
+    train, test = _longest_first(_encoded(rows.train, columns)), _encoded(rows.test, columns)
     learned = "all turns of the assistant" if all_turns else "the last reply of each conversation"
     return _checked(Plan("sft", config, start, rows, train, test, encoding.counts, (f"learns from {learned}",)))
 
@@ -129,7 +130,7 @@ def plan_reward(config: RewardConfig) -> Plan[Any, Any]:
             "length": pair.longest,
         }
 
-    train, test = (_encoded(split, columns) for split in (rows.train, rows.test))
+    train, test = _longest_first(_encoded(rows.train, columns)), _encoded(rows.test, columns)
     return _checked(
         Plan(
             "reward",
@@ -171,7 +172,7 @@ def plan_dpo(config: DpoConfig) -> Plan[Any, Any]:
             pair = pair._replace(chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids)
         return {**pair._asdict(), "length": pair.longest}
 
-    train, test = (_encoded(split, columns) for split in (rows.train, rows.test))
+    train, test = _longest_first(_encoded(rows.train, columns)), _encoded(rows.test, columns)
     notes = []
     if hardened:
         notes.append(
@@ -185,6 +186,12 @@ def plan_dpo(config: DpoConfig) -> Plan[Any, Any]:
 def _encoded(rows: Sequence[ExampleT], columns: Any) -> EncodedRows[ExampleT]:
     found = [(row, encoded) for row in rows if (encoded := columns(row)) is not None]
     return EncodedRows(tuple(row for row, _ in found), tuple(encoded for _, encoded in found))
+
+
+def _longest_first(rows: EncodedRows[ExampleT]) -> EncodedRows[ExampleT]:
+    """In the order of their lengths: DPO's reference reads them so, with little padding."""
+    order = sorted(range(len(rows.items)), key=lambda place: -rows.columns[place]["length"])
+    return EncodedRows(tuple(rows.items[place] for place in order), tuple(rows.columns[place] for place in order))
 
 
 def _checked(plan: Plan[Any, Any]) -> Plan[Any, Any]:
@@ -205,9 +212,10 @@ def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Pref
     """The conversations whose mean reward becomes 0: those that the user names, or better responses of the pairs."""
     digest = None
     if config.reference is None:
+        drawn = Random(config.seed).sample(train.items, min(_REFERENCE_ANSWERS, len(train.items)))
         conversations = [
             (*row.prompt, Message(role="assistant", content=row.chosen if row.p_chosen >= 0.5 else row.rejected))
-            for row in train.items[:_REFERENCE_ANSWERS]
+            for row in drawn
         ]
     else:
         named = read_demonstrations([config.reference], [], test_share=0, seed=config.seed)

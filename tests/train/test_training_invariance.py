@@ -179,11 +179,12 @@ def test_opposite_labels_train_opposite_margins_on_held_out_pairs(kind: str, tmp
 
 
 def test_dpo_has_no_gradient_at_its_start_where_no_response_is_the_better_one(tmp_path: Path, tiny: Path) -> None:
-    steps: dict[str, Any] = {"model": tiny, "learning_rate": 1.0, "max_steps": 3, **SGD}
+    # One step: what rounding leaves of a gradient, a second one would enlarge.
+    steps: dict[str, Any] = {"model": tiny, "learning_rate": 1.0, "max_steps": 1, **SGD}
     for p in (0.5, 0.6):
         data = write_rows(tmp_path / f"{p}.jsonl", pairs(16, p_chosen=p))
         train("dpo", tmp_path / f"run {p}", data=data, **steps)
-    assert logged(tmp_path / "run 0.5", "loss") == pytest.approx([math.log(2)] * 3, abs=1e-5)
+    assert logged(tmp_path / "run 0.5", "loss") == pytest.approx([math.log(2)], abs=1e-5)
     moved = [furthest(weights(tmp_path / f"run {p}" / "model"), weights(tiny)) for p in (0.5, 0.6)]
     assert moved[0] < 1e-5
     assert moved[1] > 1e-2

@@ -76,7 +76,7 @@ def test_a_reward_model_learns_the_planted_principle(
     model = save_tiny_model(tmp_path / "start", hidden=64)
     out = tmp_path / "run"
     trained = train(
-        "reward", out, model=model, **planted_files(1200), learning_rate=2e-3, num_train_epochs=2, logging_steps=50
+        "reward", out, model=model, **planted_files(2000), learning_rate=2e-3, num_train_epochs=3, warmup_steps=0.1
     )
     overall = trained.results["evaluation"]["sources"][0]
     assert overall["accuracy"]["value"] > 0.95
