@@ -47,16 +47,17 @@ from cai.journal import (
     write_error,
     write_file,
 )
-from cai.records import Failure, StageRecord, Usage
+from cai.records import Failure, Record, StageRecord, Usage
 
 SAVE_EVERY = 30.0
 """Seconds between two savings of the manifest while records come in."""
 
 State = Literal["running", "stopped", "failed", "finished"]
 
+REJECTS = "rejects.jsonl"
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
-_WRITTEN = ("records.jsonl", "failures.jsonl", "rejects.jsonl", "constitution.yaml", "README.md")
+_WRITTEN = ("records.jsonl", "failures.jsonl", REJECTS, "constitution.yaml", "README.md")
 _EXPORTED = re.compile(r"\w+-\w+-[0-9a-f]{12}\.parquet")
 
 
@@ -232,6 +233,11 @@ class RunDir:
             yield
         finally:
             self.manifest.work_seconds = round(self.manifest.work_seconds + time.monotonic() - began, 3)
+
+    def write_rejects(self, rejects: Sequence[Record]) -> None:
+        """Write down the input rows that cannot be used, where there are any."""
+        if rejects:
+            self.write_text(REJECTS, "".join(f"{reject.model_dump_json()}\n" for reject in rejects))
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run directory, whole or not at all."""

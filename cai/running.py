@@ -30,8 +30,6 @@ InputT = TypeVar("InputT")
 ResultT = TypeVar("ResultT", bound=StageResult)
 CountsT = TypeVar("CountsT", bound=DatasetCounts, covariant=True)
 
-REJECTS = "rejects.jsonl"
-
 
 @dataclass(frozen=True)
 class Phase(Generic[InputT, ResultT]):
@@ -125,8 +123,7 @@ def run_job(
         if job.constitution is not None:
             run.write_text("constitution.yaml", frozen_yaml(job.constitution))
         run.manifest.counts = {**job.counts, "rejected_rows": len(job.rejects)}
-        if job.rejects:
-            run.write_text(REJECTS, "".join(f"{reject.model_dump_json()}\n" for reject in job.rejects))
+        run.write_rejects(job.rejects)
         progress = StageProgress(console, job.noun, job.total, run.finished + (0 if retry_failed else run.failed))
         try:
             if phases := _unfinished(job, run, retry_failed):

@@ -16,7 +16,8 @@ from cai.cli.options import add_options
 from cai.data.dataset import DatasetCounts
 from cai.data.rows import Reject
 from cai.progress import duration
-from cai.running import REJECTS, Outcome
+from cai.rundir import REJECTS
+from cai.running import Outcome
 from cai.visible import visible
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])

@@ -403,7 +403,7 @@ def _load(config: EngineConfig) -> tuple[Any, Any]:
     except torch.OutOfMemoryError:
         raise EngineError(f"{name} does not fit in the memory of {device}; choose a smaller model or dtype") from None
     except (OSError, ValueError) as error:
-        raise EngineError(f"the model {name} cannot be loaded: {_first_sentence(error)}") from None
+        raise EngineError(f"the model {name} cannot be loaded: {first_sentence(error)}") from None
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -413,9 +413,10 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except (RuntimeError, ValueError) as error:
-        raise EngineError(f"the adapter {adapter} does not fit this model: {_first_sentence(error)}") from None
+        raise EngineError(f"the adapter {adapter} does not fit this model: {first_sentence(error)}") from None
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
+    """The message of a library's error on one line, cut where it is long."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:297] + "…"

@@ -32,7 +32,6 @@ _SAME = (
     "save_steps",
     "load_best_model_at_end",
     "metric_for_best_model",
-    "seed",
 )
 """Arguments that pass through as they are."""
 

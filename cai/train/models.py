@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from cai.engines.chat import ChatFormat
+from cai.engines.transformers import first_sentence
 from cai.engines.weights import ADAPTER_CONFIG, DEFAULT_MODEL, Weights, base_of, find_weights
 from cai.errors import ConfigError, EngineError
 from cai.train.config import MAX_LENGTH, TrainConfig
@@ -63,7 +64,7 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
         model_config = AutoConfig.from_pretrained(weights.base, trust_remote_code=trust)
         tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer, trust_remote_code=trust)
     except (OSError, ValueError) as error:
-        raise EngineError(f"the model {weights.base} cannot be loaded: {brief(error)}") from None
+        raise EngineError(f"the model {weights.base} cannot be loaded: {first_sentence(error)}") from None
     if config.chat_template is not None:
         tokenizer.chat_template = load_template(config.chat_template)
     elif tokenizer.chat_template is None:
@@ -178,8 +179,8 @@ def with_adapter(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise EngineError(
-            f"the adapter {adapter} does not fit this base model: {brief(error)}; name the one it was trained on, "
-            f"{base_of(adapter)}, with --model"
+            f"the adapter {adapter} does not fit this base model: {first_sentence(error)}; name the one it was trained "
+            f"on, {base_of(adapter)}, with --model"
         ) from None
 
 
@@ -227,7 +228,7 @@ def _loaded(kind: Any, start: Start, config: TrainConfig, dtype: torch.dtype | s
     except torch.OutOfMemoryError:
         raise EngineError(f"{start.weights.base} does not fit in memory; `--estimate` says what it takes") from None
     except (OSError, ValueError, ImportError) as error:
-        raise EngineError(f"the model {start.weights.base} cannot be loaded: {brief(error)}") from None
+        raise EngineError(f"the model {start.weights.base} cannot be loaded: {first_sentence(error)}") from None
 
 
 def _lora(config: TrainConfig, task: TaskType) -> LoraConfig:
@@ -275,9 +276,3 @@ def weights_sha256(weights: Weights, model_config: Any) -> str:
     if len(folders) < 1 + (weights.adapter is not None):
         digest.update(f"{weights.base}@{getattr(model_config, '_commit_hash', None)}".encode())
     return digest.hexdigest()
-
-
-def brief(error: Exception) -> str:
-    """The message of a library's error on one line, cut where it is long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "…"

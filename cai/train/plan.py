@@ -221,12 +221,8 @@ def _reference(config: RewardConfig, encoding: Encoding, train: EncodedRows[Pref
         named = read_demonstrations([config.reference], [], test_share=0, seed=config.seed)
         conversations = [row.messages for row in named.train]
         digest = named.sources[0].sha256
-    counts = encoding.counts.copy()
-    found = [ids for messages in conversations if (ids := encoding.conversation(messages)) is not None]
-    encoding.counts.clear()
-    encoding.counts.update(counts)  # those of the rows, which the user is told
+    own = Encoding(encoding.chat, encoding.max_length)  # the user is told the counts of the rows alone
+    found = [ids for messages in conversations if (ids := own.conversation(messages)) is not None]
     if not found:
-        raise DataError(
-            f"none of the {len(conversations)} reference answers fits into max_length = {config.max_length}"
-        )
+        raise DataError(f"none of the {len(conversations)} reference answers fits into max_length = {own.max_length}")
     return Reference(tuple(found), digest)

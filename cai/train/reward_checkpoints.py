@@ -13,12 +13,12 @@ from peft import load_peft_weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.engines.chat import ChatFormat
-from cai.engines.transformers import choose_device, choose_dtype
+from cai.engines.transformers import choose_device, choose_dtype, first_sentence
 from cai.engines.weights import ADAPTER_CONFIG, TRAINED, Weights, find_weights
 from cai.errors import ConfigError, EngineError
 from cai.rundir import read_manifest
 from cai.train.encoding import check_padding
-from cai.train.models import REWARD_OFFSET, brief, is_reward_model, make_exact, weights_sha256, with_adapter
+from cai.train.models import REWARD_OFFSET, is_reward_model, make_exact, weights_sha256, with_adapter
 from cai.train.reward_model import MEMBER, RewardEnsemble, RewardModel
 
 _ADAPTED = "base_model.model."
@@ -112,7 +112,7 @@ class RewardCheckpoints:
                 f"{name} does not fit in the memory of {device}; choose a smaller model, ensemble or dtype"
             ) from None
         except (OSError, ValueError, ImportError) as error:
-            raise EngineError(f"the reward model {name} cannot be loaded: {brief(error)}") from None
+            raise EngineError(f"the reward model {name} cannot be loaded: {first_sentence(error)}") from None
 
 
 def load_reward_models(
@@ -148,7 +148,7 @@ def find_reward_models(
     try:
         tokenizer = AutoTokenizer.from_pretrained(first.weights.tokenizer, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise EngineError(f"the tokenizer of {name} cannot be loaded: {brief(error)}") from None
+        raise EngineError(f"the tokenizer of {name} cannot be loaded: {first_sentence(error)}") from None
     if tokenizer.chat_template is None:
         raise ConfigError(
             f"{name} has no chat template, so it is not known how conversations are written for it; put the one that "
@@ -189,7 +189,7 @@ def _checkpoint(name: str, weights: Weights, trust_remote_code: bool) -> tuple[R
     try:
         model_config = AutoConfig.from_pretrained(described, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise EngineError(f"the reward model {name} cannot be loaded: {brief(error)}") from None
+        raise EngineError(f"the reward model {name} cannot be loaded: {first_sentence(error)}") from None
     if adapter is not None:
         task = json.loads((adapter / ADAPTER_CONFIG).read_bytes()).get("task_type")
         fault = None if task == "SEQ_CLS" else f"its adapter is for the task {task}, not SEQ_CLS"

@@ -211,8 +211,7 @@ def run_training(
             return TrainedModel(out, run.manifest, json.loads((out / RESULTS).read_bytes()))
         run.manifest.versions = versions()
         run.manifest.counts = counts(plan)
-        if plan.rows.rejects:
-            run.write_text("rejects.jsonl", "".join(f"{row.model_dump_json()}\n" for row in plan.rows.rejects))
+        run.write_rejects(plan.rows.rejects)
         try:
             with run.at_work():
                 results = work()

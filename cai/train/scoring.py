@@ -155,8 +155,7 @@ def score_responses(
         ) as run,
     ):
         run.manifest.counts = {"responses": inputs.total, "rejected_rows": len(inputs.rejects)}
-        if inputs.rejects:
-            run.write_text("rejects.jsonl", "".join(f"{reject.model_dump_json()}\n" for reject in inputs.rejects))
+        run.write_rejects(inputs.rejects)
         try:
             _score(inputs, run, console)
             summary = write_scores(
