@@ -2,6 +2,7 @@
 # make test    set everything up and run the tests
 # make check   format, lint, types, import contract
 # make vllm-test   the tests on a real vLLM, in an environment of its own that is built once
+# make trl-test    PPO against that of TRL 1.12, which has an environment of its own as well
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready-dev
 DEMO_READY := $(VENV)/.ready-demo
 STAMP := $(shell cat pyproject.toml requirements/constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test check format vllm-test clean
+.PHONY: setup demo test check format vllm-test trl-test clean
 
 setup: $(READY)-$(STAMP)
 
@@ -47,6 +48,9 @@ format: setup
 
 vllm-test:
 	"$$(.ci/vllm-env)" -m pytest -m vllm tests/on_vllm
+
+trl-test: setup
+	CAI_TRL_PYTHON="$$(.ci/trl-env)" $(PY) -m pytest -m trl tests/train/test_ppo_trl.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -88,7 +88,11 @@ class ChatServer:
     """
 
     def __init__(
-        self, plan: Iterable[Answer] = (), default: Answer | None = None, models_answer: Answer | None = None
+        self,
+        plan: Iterable[Answer] = (),
+        default: Answer | None = None,
+        models_answer: Answer | None = None,
+        port: int = 0,
     ) -> None:
         self.plan = deque(plan)
         self.default = default or reply()
@@ -97,7 +101,7 @@ class ChatServer:
         self.listings: list[Request] = []
         self._arrived = threading.Semaphore(0)
         self._connections: set[socket.socket] = set()
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http(("127.0.0.1", port), _Handler)
         self._http.chat = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 

@@ -157,7 +157,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else() -> None:
                 await engine.generate(HELLO, Sampling())
             said.append(str(caught.value))
         said.append(engine.info.model_dump_json())
-        said.append(repr(engine._servers))
+        said.append(repr(engine._connection.servers))
 
     with ChatServer(answers) as server:
         run(server, use=use, max_retries=0)

@@ -213,7 +213,7 @@ def test_a_server_that_refuses_connections_is_passed_over_and_tried_again_later(
     async def use(engine: OpenAIEngine) -> list[float]:
         first.die()
         await engine.generate(HELLO, Sampling())
-        return [server.aside_until for server in engine._servers]
+        return [server.aside_until for server in engine._connection.servers]
 
     with ChatServer() as first, ChatServer() as second:
         aside = run(first, second, use=use, max_retries=0)
@@ -226,7 +226,7 @@ def test_a_later_short_pause_does_not_cut_a_long_one() -> None:
         for _ in range(2):
             with pytest.raises(RecordError):
                 await engine.generate(HELLO, Sampling())
-        return [server.aside_until for server in engine._servers]
+        return [server.aside_until for server in engine._connection.servers]
 
     with ChatServer([fault(429, retry_after="30"), fault(500)]) as server:
         assert run(server, use=use, max_retries=0) == [30.5]
@@ -293,7 +293,7 @@ def test_cancelled_requests_leave_no_task_and_free_their_places() -> None:
             call.cancel()
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(error) for error in found] == [asyncio.CancelledError] * 5
-        assert [server.in_flight for server in engine._servers] == [0]
+        assert [server.in_flight for server in engine._connection.servers] == [0]
         await engine.aclose()
         return asyncio.all_tasks() - {asyncio.current_task()}
 

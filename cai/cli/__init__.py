@@ -16,8 +16,9 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "contrast": ("cai.cli.contrast", "Sample replies for and against a principle; write preference data."),
     "label": ("cai.cli.judging", "Have a judge label pairs of responses; write preference data."),
     "judge-check": ("cai.cli.judging", "Certify a judge on comparisons with known answers."),
-    "train": ("cai.cli.train", "Train on feedback: SFT, reward models, DPO."),
+    "train": ("cai.cli.train", "Train on feedback: SFT, reward models, DPO, PPO."),
     "score": ("cai.cli.score", "Give rewards to responses with a reward model."),
+    "monitor": ("cai.cli.monitor", "Look for reward hacking in a run of reinforcement learning."),
     "show": ("cai.cli.show", "Show the transcripts of a run side by side."),
     "constitution": ("cai.cli.constitution", "Write, check, compare and import constitutions."),
 }

@@ -1,91 +1,26 @@
-"""`cai train`: SFT, reward models and DPO from feedback."""
+"""`cai train`: SFT, reward models, DPO and PPO from feedback."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import yaml
 from rich.console import Console
 
 from cai.cli.options import add_options, console
+from cai.cli.ppo import ppo
 from cai.cli.runs import figures, odd_rows, print_lines, way_to_go_on
+from cai.cli.training_options import RUN_OPTIONS, START_OPTIONS, STEP_OPTIONS, TRL_OPTIONS
 from cai.config import load_config
 from cai.engines.weights import TRAINED
 from cai.progress import duration
 
 if TYPE_CHECKING:  # training loads torch, for which `--help` need not wait; commands import it
+    from cai.train.lifecycle import TrainedModel
     from cai.train.plan import Plan
-    from cai.train.run import TrainedModel
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-
-def _trainer_arguments(
-    _context: click.Context, _option: click.Parameter, values: tuple[tuple[str, str], ...]
-) -> dict[str, Any] | None:
-    """`--trainer NAME VALUE` options as the config's `trainer`; values are read as YAML reads them."""
-    try:
-        return {name: yaml.safe_load(value) for name, value in values} or None
-    except yaml.YAMLError as error:
-        raise click.BadParameter(f"is not a YAML value: {error}") from None
-
-
-_OPTIONS = (
-    click.option(
-        "--model", help="Directory, hub id, or run of cai train to start from. Default: SmolLM2-135M-Instruct."
-    ),
-    click.option("--adapter", type=click.Path(path_type=Path), help="LoRA adapter of that model to start from."),
-    click.option("--chat-template", help="chatml, transcript or a Jinja file, for a model without a chat template."),
-    click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the model."),
-    click.option("--test-share", type=float, help="Share of prompts that are held out. Default: 0.05."),
-    click.option("--seed", type=int, help="Default: 0."),
-    click.option("--use-peft", is_flag=True, default=None, help="Train a LoRA adapter."),
-    click.option("--lora-r", type=int, help="Default: 16."),
-    click.option("--lora-alpha", type=int, help="Default: 32."),
-    click.option("--lora-dropout", type=float, help="Default: 0."),
-    click.option("--merge-adapter", is_flag=True, default=None, help="Write the trained model whole."),
-    click.option("--learning-rate", type=float, help="Default: 2e-5 (sft), 1e-5 (reward), 1e-6 (dpo)."),
-    click.option(
-        "--lr-scheduler-type",
-        type=click.Choice(["linear", "cosine", "constant", "constant_with_warmup"]),
-        help="Default: linear.",
-    ),
-    click.option("--warmup-steps", type=float, help="Below 1: share of all steps. Default: 0."),
-    click.option("--num-train-epochs", type=float, help="Default: 1."),
-    click.option("--max-steps", type=int, help="Stop after so many steps."),
-    click.option("--per-device-train-batch-size", type=int, help="Default: 8."),
-    click.option("--per-device-eval-batch-size", type=int, help="Default: 8."),
-    click.option("--gradient-accumulation-steps", type=int, help="Default: 1."),
-    click.option("--weight-decay", type=float, help="Default: 0."),
-    click.option("--max-length", type=int, help="Longest conversation in tokens. Default: 1024."),
-    click.option("--group-by-length/--no-group-by-length", default=None, help="Batches of like length. Default: on."),
-    click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, a third more time."),
-    click.option("--bf16/--no-bf16", default=None, help="Mixed precision. Default: where the hardware has it."),
-    click.option("--attn-implementation", help="Such as flash_attention_2."),
-    click.option("--use-cpu", is_flag=True, default=None, help="Train on the CPU."),
-    click.option("--logging-steps", type=int, help="Default: 10."),
-    click.option("--eval-steps", type=int, help="Steps between evaluations. Default: an epoch."),
-    click.option("--save-steps", type=int, help="Steps between checkpoints. Default: 200."),
-    click.option("--save-total-limit", type=int, help="Checkpoints that are kept. Default: 2."),
-    click.option(
-        "--load-best-model-at-end", is_flag=True, default=None, help="Keep the weights of the best evaluation."
-    ),
-    click.option("--metric-for-best-model", help="Default: loss."),
-    click.option("--report-to", multiple=True, help="tensorboard, wandb, none; repeat it. Default: tensorboard."),
-    click.option(
-        "--trainer",
-        multiple=True,
-        nargs=2,
-        metavar="NAME VALUE",
-        callback=_trainer_arguments,
-        help="A further argument of TRL's trainer; repeat it.",
-    ),
-    click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings."),
-    click.option("--out", type=click.Path(path_type=Path), help="Run directory. Default: runs/train-KIND-HASH."),
-    click.option("--overwrite", is_flag=True, help="Start the run in --out anew."),
-    click.option("--estimate", is_flag=True, help="Print memory and time that the training takes, and stop."),
-)
 
 _COLLAPSE_OPTIONS = (
     click.option("--collapse-prompts", type=int, help="Held-out prompts of the collapse check; 0: none. Default: 32."),
@@ -122,12 +57,12 @@ _DEMONSTRATION_OPTIONS = (
 
 
 def _train_options(*further: Callable[[CommandT], CommandT]) -> Callable[[CommandT], CommandT]:
-    return lambda command: add_options(command, (*further, *_OPTIONS))
+    return lambda command: add_options(command, (*further, *START_OPTIONS, *TRL_OPTIONS, *STEP_OPTIONS, *RUN_OPTIONS))
 
 
 @click.group()
 def train() -> None:
-    """Train on feedback: fine-tune, fit reward models, optimise on preferences.
+    """Train on feedback: fine-tune, fit reward models, optimise on preferences or on rewards.
 
     Arguments have the names that they have in TRL and transformers. For several GPUs or machines:
     accelerate launch --config_file recipes/accelerate/NAME.yaml -m cai train …
@@ -190,6 +125,9 @@ def dpo(**options: Any) -> None:
 
     _weighted(options)
     _run("dpo", DpoConfig, plan_dpo, train_dpo, options)
+
+
+train.add_command(ppo)
 
 
 def _weighted(options: dict[str, Any]) -> None:

@@ -1,42 +1,25 @@
 """The engine for OpenAI-compatible servers: hosted services, `vllm serve`, llama.cpp and others, one or many.
 
-A request goes to the healthy server with the fewest requests in flight. After 429, 5xx, a timeout, a lost connection
-or a reply that cannot be read it is tried again, up to `max_retries` times; after any other 4xx it is not. What then
-remains is an outcome of that one request (`RecordError`), unless it shows that no request can be served
-(`EngineError`): no server answers, the key is refused, there is no such model.
+`Connection` says which server a request goes to, and what becomes of one that fails.
 """
 
-import asyncio
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import openai
 
 from cai.config import EngineConfig
 from cai.engines.base import ChoiceLogprobs, EngineInfo, ReplyLogprob
+from cai.engines.connection import OPENAI_URL, Connection
 from cai.engines.options import refuse_options
-from cai.engines.servers import LOST_ASIDE, Server, Timing, TryError, checked_url, healthy
+from cai.engines.servers import Server, Timing
 from cai.engines.toplogprobs import read_choices, tokens_to_read
-from cai.engines.wire import (
-    CONNECT_SECONDS,
-    ModelEntry,
-    answers,
-    error_words,
-    list_models,
-    no_logprobs,
-    read_error,
-    read_positions,
-    read_reply,
-    read_silence,
-)
-from cai.errors import CaiError, EngineError
+from cai.engines.wire import ModelEntry, error_words, no_logprobs, read_positions, read_reply
+from cai.errors import EngineError
 from cai.prompting import TRANSCRIPT_STOP, transcript
 from cai.records import Generation, Message, Sampling
 
-OPENAI_URL = "https://api.openai.com/v1"
 REQUESTS_PER_SERVER = 64
 """Requests in flight that keep one batching server busy."""
 
@@ -72,13 +55,10 @@ T = TypeVar("T")
 class OpenAIEngine:
     """Servers that answer; see the module's docstring. Made by `open_openai`."""
 
-    def __init__(self, config: EngineConfig, servers: Sequence[Server], info: EngineInfo, timing: Timing) -> None:
-        self._config = config
-        self._servers = servers
+    def __init__(self, connection: Connection, info: EngineInfo, *, chat: bool) -> None:
+        self._connection = connection
         self._info = info
-        self._timing = timing
-        self._chat = config.format != "transcript"
-        self._closed = False
+        self._chat = chat
 
     @property
     def info(self) -> EngineInfo:
@@ -135,62 +115,25 @@ class OpenAIEngine:
 
     async def aclose(self) -> None:
         """Close the connections. Calls in flight fail with `EngineError`."""
-        self._closed = True
-        await _close(self._servers)
+        await self._connection.aclose()
 
     async def _served(self, body: Callable[[Server], dict[str, Any]], read: Callable[[Server, bytes], T]) -> T:
-        """Have a server answer the request whose `body` is made for it, and `read` the answer; tries again."""
-        tries = self._config.max_retries + 1
-        for attempt in range(tries):
+        """Have a server answer the request whose `body` is made for it, and `read` the answer."""
+
+        async def send(server: Server) -> bytes:
+            completions = server.client.chat.completions if self._chat else server.client.completions
+            asked = body(server)
             try:
-                return await self._try(body, read)
-            except TryError as error:
-                failed = error
-            now, pause = self._timing.clock(), self._timing.pause(attempt, failed.retry_after, self._config.timeout)
-            until = now + (max(LOST_ASIDE, pause) if failed.lost else pause)
-            failed.server.aside_until = max(failed.server.aside_until, until)
-            if attempt + 1 < tries and not healthy(self._servers, now):
-                await self._timing.sleep(pause)
-        if failed.lost:
-            await self._check_reachable()
-        raise failed.final(tries)
+                raw = await completions.with_raw_response.create(**asked)
+            except openai.APIStatusError as error:
+                words = error_words(server, error)
+                if "logprobs" in asked and error.status_code in (400, 422) and "logprob" in words.lower():
+                    raise no_logprobs(server, f"it answered {error.status_code}: {words}") from None
+                raise
+            content: bytes = raw.content
+            return content
 
-    async def _try(self, body: Callable[[Server], dict[str, Any]], read: Callable[[Server, bytes], T]) -> T:
-        """Ask the least busy healthy server; one that cannot be reached is set aside for the next.
-
-        Raises:
-            TryError: another try may succeed.
-        """
-        while True:
-            now = self._timing.clock()
-            ready = healthy(self._servers, now)
-            server = ready[0] if ready else min(self._servers, key=lambda server: server.aside_until)
-            try:
-                return read(server, await self._ask(server, body(server)))
-            except TryError as error:
-                if not error.unsent or len(ready) < 2:
-                    raise
-                server.aside_until = now + LOST_ASIDE
-
-    async def _ask(self, server: Server, body: Mapping[str, Any]) -> bytes:
-        if self._closed:
-            raise EngineError("the engine is closed")
-        completions = server.client.chat.completions if self._chat else server.client.completions
-        server.in_flight += 1
-        try:
-            # The client's own limit is for each read; a server that trickles its reply would keep within it for ever.
-            async with asyncio.timeout(self._config.timeout):
-                raw = await completions.with_raw_response.create(**body)
-        except (TimeoutError, openai.APIConnectionError) as error:
-            if self._closed:
-                raise EngineError("the engine was closed while it waited for a reply") from None
-            raise read_silence(server, error, self._config.timeout) from None
-        except openai.APIStatusError as error:
-            raise await self._refused(server, error, "logprobs" in body) from None
-        finally:
-            server.in_flight -= 1
-        content: bytes = raw.content
-        return content
+        return await self._connection.served(send, read)
 
     def _body(
         self, server: Server, messages: Sequence[Message], sampling: Sampling, prefill: str = ""
@@ -220,35 +163,6 @@ class OpenAIEngine:
             body["extra_body"] = extra
         return body
 
-    async def _refused(self, server: Server, error: openai.APIStatusError, logprobs: bool) -> TryError | CaiError:
-        """What an answer with an error status means."""
-        if error.status_code in (401, 403):
-            return _key_refused(server, error.status_code, self._config)
-        if logprobs and error.status_code in (400, 422) and "logprob" in error_words(server, error).lower():
-            return no_logprobs(server, f"it answered {error.status_code}: {error_words(server, error)}")
-        if error.status_code != 404:
-            return read_error(server, error)
-        try:
-            models = ", ".join(entry.id for entry in await list_models(server))
-        except openai.APIError:
-            models = ""
-        return EngineError(
-            f"{server.url} answered 404: {error_words(server, error)}; "
-            + (f"it offers the models: {models}" if models else "it lists no models; does base_url end in /v1?")
-        )
-
-    async def _check_reachable(self) -> None:
-        """After tries that brought no answer: do the servers answer anything at all?
-
-        Raises:
-            EngineError: none does.
-        """
-        if self._closed:
-            raise EngineError("the engine is closed")
-        if not any(await asyncio.gather(*map(answers, self._servers))):
-            urls = ", ".join(server.url for server in self._servers)
-            raise EngineError(f"no server answers any more at {urls}; start it again, then run the same command again")
-
 
 async def open_openai(config: EngineConfig, timing: Timing | None = None) -> OpenAIEngine:
     """Connect to the servers of `config`.
@@ -258,13 +172,14 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
         EngineError: a server cannot be reached, the key is missing or refused, or the model is left open.
     """
     refuse_options(config, _UNUSED)
-    urls = [checked_url(url) for url in config.base_url or (os.environ.get("OPENAI_BASE_URL") or OPENAI_URL,)]
-    servers = _servers(urls, config)
+    urls = config.base_url or (os.environ.get("OPENAI_BASE_URL") or OPENAI_URL,)
+    connection = Connection(config, urls, timing)
+    servers = connection.servers
     try:
-        lists = [await _first_contact(server, config) for server in servers]
+        lists = [await connection.models(server) for server in servers]
         model = config.model or _only_model(servers, lists)
     except BaseException:
-        await _close(servers)
+        await connection.aclose()
         raise
     kinds = []
     for server, models in zip(servers, lists, strict=True):
@@ -276,7 +191,7 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
         engine="openai",
         model=model,
         details={
-            "base_url": ", ".join(urls),
+            "base_url": ", ".join(server.url for server in servers),
             "server": ", ".join(kinds),
             "format": "transcript" if config.format == "transcript" else "chat",
             "client": f"openai {openai.__version__}",
@@ -286,44 +201,7 @@ async def open_openai(config: EngineConfig, timing: Timing | None = None) -> Ope
         seeded=False,
         choice_logprobs=True,
     )
-    return OpenAIEngine(config, servers, info, timing or Timing())
-
-
-def _servers(urls: Sequence[str], config: EngineConfig) -> list[Server]:
-    key = os.environ.get(config.api_key_env, "").strip() or None
-    if key and not re.fullmatch(r"[!-~]+", key):
-        # The HTTP library would refuse it too, and quote it.
-        raise EngineError(f"the key in the environment variable {config.api_key_env} has spaces or other odd signs")
-    if key is None and any(urlsplit(url).hostname == urlsplit(OPENAI_URL).hostname for url in urls):
-        raise EngineError(f"{OPENAI_URL} needs a key; set the environment variable {config.api_key_env}")
-    limits = openai.Timeout(config.timeout, connect=min(CONNECT_SECONDS, config.timeout))
-    # The client insists on some key; a server that wants none does not look at it.
-    return [
-        Server(url, openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=limits), key)
-        for url in urls
-    ]
-
-
-async def _close(servers: Sequence[Server]) -> None:
-    await asyncio.gather(*(server.client.close() for server in servers))
-
-
-def _key_refused(server: Server, status: int, config: EngineConfig) -> EngineError:
-    if server.key is None:
-        return EngineError(f"{server.url} asks for a key ({status}); set the environment variable {config.api_key_env}")
-    return EngineError(f"{server.url} refuses the key in the environment variable {config.api_key_env} ({status})")
-
-
-async def _first_contact(server: Server, config: EngineConfig) -> list[ModelEntry]:
-    """Models that the server offers; none where it does not list them."""
-    try:
-        return await list_models(server)
-    except openai.APIConnectionError:
-        raise EngineError(f"no server answers at {server.url}; is it running?") from None
-    except openai.APIStatusError as error:
-        if error.status_code in (401, 403):
-            raise _key_refused(server, error.status_code, config) from None
-        return []
+    return OpenAIEngine(connection, info, chat=config.format != "transcript")
 
 
 def _only_model(servers: Sequence[Server], lists: Sequence[Sequence[ModelEntry]]) -> str:

@@ -29,6 +29,12 @@ class ModelEntry(BaseModel):
     id: str
     owned_by: str | None = None
     """Local servers put their own kind here: `vllm`, `llamacpp`, `sglang`."""
+    root: str | None = None
+    """Where vLLM loaded it from."""
+    parent: str | None = None
+    """The model that an adapter of vLLM's belongs to."""
+    max_model_len: int | None = None
+    """Context in tokens, where a server tells."""
 
 
 class _Models(BaseModel):

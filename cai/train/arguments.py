@@ -11,7 +11,7 @@ from trl import DPOConfig as TrlDpoConfig, RewardConfig as TrlRewardConfig, SFTC
 from cai.engines.transformers import choose_dtype
 from cai.errors import ConfigError, Problem
 from cai.strict_yaml import nearest
-from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrainConfig
+from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrainConfig, TrlConfig
 
 if TYPE_CHECKING:
     from cai.train.plan import Plan
@@ -44,7 +44,7 @@ def trainer_arguments(plan: "Plan[Any, Any]", folder: Path, seed: int) -> Any:
     Raises:
         ConfigError: TRL refuses a value.
     """
-    config: TrainConfig = plan.config
+    config: TrlConfig = plan.config
     same = {name: getattr(config, name) for name in _SAME}
     try:
         arguments = _ARGUMENTS[plan.kind](
@@ -108,7 +108,7 @@ def _own(plan: "Plan[Any, Any]") -> dict[str, Any]:
     }
 
 
-def check_further(kind: Kind, config: TrainConfig) -> None:
+def check_further(kind: Kind, config: TrlConfig) -> None:
     """Check the names of the arguments in `trainer`.
 
     Raises:

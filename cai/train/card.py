@@ -57,11 +57,11 @@ _LIMITS: Mapping[Kind, str] = {
   in the data.
 """,
 }
-_NOT_HUMAN = """\
+NOT_HUMAN = """\
 - **The labels of a model or of a method are not human preferences.** `human` labels are people's; all others are not.
 - **The data may be offensive or harmful**, since many prompts ask for harmful things.
 """
-_LICENCE = """\
+LICENCE = """\
 No licence is granted here. The terms of the start and of the data apply; check both before you share the model.
 """
 _INTERVALS = """\
@@ -73,7 +73,7 @@ _OFFSET = """\
 it off the model's output, so that these answers average 0; differences do not change.
 """
 _BESIDE = "`manifest.json` in the run's directory holds the whole configuration."
-_NOT_ARGUMENTS = frozenset({"model", "adapter", "data", "eval_data", "reference"})
+_NOT_ARGUMENTS = frozenset({"model", "adapter", "data", "eval_data", "reference", "prompts"})
 
 
 def write_model_cards(out: Path, plan: Plan[Any, Any], results: Mapping[str, Any], manifest: Manifest) -> None:
@@ -97,15 +97,15 @@ def render_model_card(plan: Plan[Any, Any], results: Mapping[str, Any], manifest
     if (members := _members(plan)) > 1:
         about += f" It is member {member} of an ensemble of {members}, which differ by their seeds."
     sections = {
-        "Read this first": _LIMITS[kind] + _NOT_HUMAN,
-        "How it was made": _made(plan, manifest, member),
+        "Read this first": _LIMITS[kind] + NOT_HUMAN,
+        "How it was made": how_it_was_trained(plan, manifest, member),
         "Data": _data(plan),
-        "Arguments": _arguments(plan),
+        "Arguments": arguments(plan),
         **(_worth(plan, results, member) if kind == "reward" else {"Collapse check": _collapse(results)}),
         "How to use it": how_to_use(plan),
-        "Licence": _LICENCE,
+        "Licence": LICENCE,
     }
-    parts = [_header(plan), f"# {escaped(title)}\n", f"{about}\n"]
+    parts = [header(plan, _TAGS[kind]), f"# {escaped(title)}\n", f"{about}\n"]
     for heading, text in sections.items():
         parts += [f"## {heading}\n", text]
     return "\n".join(parts)
@@ -115,13 +115,16 @@ def _members(plan: Plan[Any, Any]) -> int:
     return plan.config.ensemble if isinstance(plan.config, RewardConfig) else 1
 
 
-def _header(plan: Plan[Any, Any]) -> str:
-    """The YAML header. A start that lies in a folder has no name on the hub, so none is given."""
+def header(plan: Any, tag: str) -> str:
+    """The YAML header of the card of a planned training's model.
+
+    A start that lies in a folder has no name on the hub, so none is given.
+    """
     base = _hub_id(plan.start)
     found = {
         **({} if base is None else {"base_model": base}),
         "library_name": "peft" if is_adapter(plan) else "transformers",
-        "tags": ["constitutional-ai", "rlaif", _TAGS[plan.kind]],
+        "tags": ["constitutional-ai", "rlaif", tag],
     }
     return f"---\n{yaml.safe_dump(found, sort_keys=False, allow_unicode=True)}---\n"
 
@@ -132,7 +135,8 @@ def _hub_id(start: Start) -> str | None:
     return None if Path(start.weights.base).is_dir() else start.weights.base
 
 
-def _made(plan: Plan[Any, Any], manifest: Manifest, member: int) -> str:
+def how_it_was_trained(plan: Any, manifest: Manifest, member: int = 0) -> str:
+    """What a planned training started from, and by which command and versions it ran."""
     start, versions = plan.start, dict(manifest.versions)
     run = RunFacts(
         title="",
@@ -215,8 +219,8 @@ def _unused(plan: Plan[Any, Any]) -> Iterator[tuple[str, int]]:
     yield "asked for by a ratio, and not there", sum(source.missing for source in rows.sources)
 
 
-def _arguments(plan: Plan[Any, Any]) -> str:
-    """All arguments; those that are not the default's are bold."""
+def arguments(plan: Any) -> str:
+    """All arguments of a planned training; those that are not the default's are bold."""
     config: TrainConfig = plan.config
     chosen = {"max_length": plan.start.max_length, "bf16": trains_in_bf16(config)}
     rows = []

@@ -3,7 +3,6 @@
 from typing import Any
 
 from cai.data.card_parts import escaped
-from cai.train.plan import Plan
 
 _REWARD_HEAD = """
 import torch
@@ -88,12 +87,12 @@ cai critique-revise --model FOLDER
 """
 
 
-def is_adapter(plan: Plan[Any, Any]) -> bool:
+def is_adapter(plan: Any) -> bool:
     """Whether what is saved is a LoRA adapter and not a whole model."""
     return bool(plan.config.use_peft and not plan.config.merge_adapter)
 
 
-def how_to_use(plan: Plan[Any, Any]) -> str:
+def how_to_use(plan: Any) -> str:
     """How to load the model and, of a policy, how to serve it."""
     adapter = is_adapter(plan)
     parts = [_base(plan)] if adapter else []
@@ -107,11 +106,11 @@ def how_to_use(plan: Plan[Any, Any]) -> str:
     return "\n".join(parts)
 
 
-def _base(plan: Plan[Any, Any]) -> str:
+def _base(plan: Any) -> str:
     """What the adapter must be put on."""
     start = plan.start
     merged = ""
-    if plan.kind == "reward" and start.weights.adapter is not None:
+    if plan.kind in ("reward", "ppo") and start.weights.adapter is not None:
         merged = (
             " with the start's adapter merged into it. That is the folder `start` of the run, which must stay where "
             "adapter\\_config.json says it is"

@@ -7,7 +7,7 @@ after the mark of a newer one stands, so that there is always one to go on from.
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,21 @@ class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
-        mark = folder / f"checkpoint-{state.global_step}" / _MARK
-        write_file(mark, f"{self._tokens()} tokens\n")
-        best = state.best_model_checkpoint and Path(state.best_model_checkpoint).name
-        for path in _whole(folder)[: -self._kept]:
-            if path.name != best:
-                shutil.rmtree(path)
+        best = {Path(state.best_model_checkpoint).name} if state.best_model_checkpoint else ()
+        finish_checkpoint(checkpoint_path(folder, state.global_step), f"{self._tokens()} tokens\n", self._kept, best)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after a step lies."""
+    return folder / f"checkpoint-{step}"
+
+
+def finish_checkpoint(checkpoint: Path, mark: str, kept: int, spared: Collection[str]) -> None:
+    """Mark a written checkpoint as whole, and remove all but so many of the newest and those whose names are spared."""
+    write_file(checkpoint / _MARK, mark)
+    for path in _whole(checkpoint.parent)[:-kept]:
+        if path.name not in spared:
+            shutil.rmtree(path)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

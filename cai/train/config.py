@@ -50,8 +50,6 @@ class TrainConfig(StrictModel):
     chat_template: str | None = None
     """`chatml`, `transcript` or a Jinja file, for a model without a chat template or in place of its own; it is saved
     with the trained model."""
-    test_share: Share = 0.05
-    """Share of the prompts that are held out, of data that has no test split of its own."""
     seed: int = 0
     """Fixes the order of the rows, the new weights and every draw."""
 
@@ -70,12 +68,7 @@ class TrainConfig(StrictModel):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup_steps: Rate = 0.0
     """Steps of warm-up; below 1: that share of all steps."""
-    num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
-    max_steps: Annotated[int, Field(ge=-1)] = -1
-    """Stop after so many steps, whatever `num_train_epochs` says."""
     per_device_train_batch_size: Positive = 8
-    per_device_eval_batch_size: Positive = 8
-    gradient_accumulation_steps: Positive = 1
     weight_decay: Rate = 0.0
     max_grad_norm: Rate = 1.0
     """Norm to which gradients are cut."""
@@ -83,8 +76,6 @@ class TrainConfig(StrictModel):
     """Longest conversation in tokens. Default: 1024, or the model's context where that is shorter. Of a longer
     conversation the oldest turns of the prompt are left out; where the last turn and the response alone are longer, the
     row is. Both are counted; a response is never cut."""
-    group_by_length: bool = True
-    """Put rows of like length into one batch, which saves padding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     bf16: bool | None = None
@@ -94,24 +85,40 @@ class TrainConfig(StrictModel):
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
 
-    logging_steps: Positive = 10
-    eval_steps: Positive | None = None
-    """Steps between two evaluations on the held-out rows. Default: at the end of each epoch."""
     save_steps: Positive = 200
     """Steps between two checkpoints, from which a killed run goes on; the last step has one too."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept, the best one beside them."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Trackers that metrics are sent to: `tensorboard`, `wandb`, … `none` for none. They are in metrics.jsonl too."""
+
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "report_to"})
+    """Keys that may change when a run goes on: its weights do not depend on them."""
+
+
+class TrlConfig(TrainConfig):
+    """What the trainings over TRL's trainers have."""
+
+    test_share: Share = 0.05
+    """Share of the prompts that are held out, of data that has no test split of its own."""
+    num_train_epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Stop after so many steps, whatever `num_train_epochs` says."""
+    per_device_eval_batch_size: Positive = 8
+    gradient_accumulation_steps: Positive = 1
+    group_by_length: bool = True
+    """Put rows of like length into one batch, which saves padding."""
+    logging_steps: Positive = 10
+    eval_steps: Positive | None = None
+    """Steps between two evaluations on the held-out rows. Default: at the end of each epoch."""
     load_best_model_at_end: bool = False
     """Keep the weights of the best evaluation instead of the last ones."""
     metric_for_best_model: str = "loss"
     """Metric of the held-out rows that says which is the best; `loss` is the better the lower it is."""
-    report_to: tuple[str, ...] = ("tensorboard",)
-    """Trackers that metrics are sent to: `tensorboard`, `wandb`, … `none` for none. They are in metrics.jsonl too."""
     trainer: Mapping[str, Any] = {}
     """Further arguments of the trainer, by the names that they have in TRL."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"logging_steps", "save_steps", "save_total_limit", "report_to"})
-    """Keys that may change when a run goes on: its weights do not depend on them."""
+    FREE_KEYS: ClassVar[frozenset[str]] = TrainConfig.FREE_KEYS | {"logging_steps"}
 
     @model_validator(mode="after")
     def _best_is_evaluated(self) -> Self:
@@ -131,7 +138,7 @@ class CollapseConfig(StrictModel):
     max_tokens: Positive = 128
 
 
-class SftConfig(TrainConfig):
+class SftConfig(TrlConfig):
     """Supervised fine-tuning on conversations (Bai et al. 2022, section 3)."""
 
     data: tuple[DemonstrationSource, ...] = ()
@@ -147,7 +154,7 @@ class SftConfig(TrainConfig):
     collapse: CollapseConfig = CollapseConfig()
 
 
-class RewardConfig(TrainConfig):
+class RewardConfig(TrlConfig):
     """A reward model from pairs with soft labels (Lee et al. 2023, section 2.2.1)."""
 
     data: tuple[PreferenceSource, ...] = ()
@@ -163,7 +170,7 @@ class RewardConfig(TrainConfig):
     """Answers whose mean reward becomes 0. Default: better responses of the training pairs."""
 
 
-class DpoConfig(TrainConfig):
+class DpoConfig(TrlConfig):
     """Direct preference optimisation on pairs with soft labels (Rafailov et al. 2023)."""
 
     data: tuple[PreferenceSource, ...] = ()

@@ -94,6 +94,15 @@ class Encoding:
 
         return self._fitted(prompt, encode)
 
+    def prompt(self, messages: Sequence[Message]) -> list[int] | None:
+        """Encode a conversation that is to be answered, with the opening of the answer; None where it is too long."""
+
+        def encode(prompt: Sequence[Message]) -> tuple[list[int], int]:
+            ids = self.chat.opened(prompt)
+            return ids, len(ids)
+
+        return self._fitted(messages, encode)
+
     def _fitted(
         self, prompt: Sequence[Message], encode: Callable[[Sequence[Message]], tuple[FitT, int]]
     ) -> FitT | None:

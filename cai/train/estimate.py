@@ -27,8 +27,7 @@ EFFICIENCY = 0.5
 """Share of the rate of bare matrix products, of the model's width, that a whole training step reaches. Measured with a
 model of 135M parameters on a busy CPU: 0.36 to 0.91, mostly near a half."""
 
-_GIB = 2**30
-_MEASURED_ROWS = 512
+GIB = 2**30
 _MEASURED_SECONDS = 0.2
 _TILE = (4096, 32768)
 """Tokens and vocabulary entries whose logits TRL's fused head holds at a time."""
@@ -76,19 +75,23 @@ class TrainingEstimate(Record):
     """Of training alone: loading, evaluation, checkpoints and padding come on top."""
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """Sizes of a transformer that activations and operations depend on."""
 
     parameters: int
+    body: int
+    """Parameters without the output layer, where that has some of its own."""
     multiplied: int
     """Parameters that each token is multiplied with: all matrices, the output layer among them, no look-ups."""
+    output: int
+    """Those of them that are the output layer's."""
     adapted: tuple[tuple[int, int], ...]
     """Inputs and outputs of each layer that an adapter would stand beside."""
-    head_weights: int
-    """Of a reward head, which is trained beside an adapter."""
     hidden: int
     heads: int
     """Width of all query heads together."""
+    cached: int
+    """Width of all key heads together; a cache holds as many keys as values."""
     inner: int
     """Width of the feed-forward layer."""
     gated: bool
@@ -124,8 +127,11 @@ def estimate_training(
         ConfigError: transformers has no model of this architecture and kind; no layer has a name of
             `lora_target_modules`.
     """
-    shape = _shape(config, model_config)
-    trained = _trained(shape, config)
+    scores = isinstance(config, RewardConfig)
+    shape = shape_of(config, model_config, scores=scores)
+    trained = shape.parameters
+    if config.use_peft:
+        trained = adapter_parameters(shape, config.lora_r) + (shape.output if scores else 0)
     sequences = 1 if isinstance(config, SftConfig) else 2
     tokens, rows, longest = sum(lengths), len(lengths) // sequences, max(lengths)
     if isinstance(config, SftConfig) and config.packing:
@@ -133,7 +139,7 @@ def estimate_training(
     batches = math.ceil(rows / config.per_device_train_batch_size)
     an_epoch = math.ceil(batches / config.gradient_accumulation_steps)
     steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
-    flops = tokens * steps / an_epoch * _flops_per_token(shape, config, trained)
+    flops = tokens * steps / an_epoch * flops_per_token(shape, config, trained)
     if isinstance(config, DpoConfig):
         flops += tokens * 2 * shape.multiplied
     if isinstance(config, RewardConfig):
@@ -181,9 +187,9 @@ def _lengths(columns: Mapping[str, Any]) -> list[int]:
     return [prompt + len(columns[side]) for side in ("chosen_ids", "rejected_ids")]
 
 
-def measured_flops(device: str, dtype: torch.dtype, hidden: int) -> float:
-    """Floating-point operations a second in products of 512 tokens with a matrix of `hidden` to 4·`hidden`."""
-    left = torch.ones(_MEASURED_ROWS, hidden, device=device, dtype=dtype)
+def measured_flops(device: str, dtype: torch.dtype, hidden: int, tokens: int = 512) -> float:
+    """Floating-point operations a second in products of so many tokens with a matrix of `hidden` to 4·`hidden`."""
+    left = torch.ones(tokens, hidden, device=device, dtype=dtype)
     right = torch.ones(hidden, 4 * hidden, device=device, dtype=dtype)
     left[:8] @ right  # the first call sets things up
     count, seconds = 0, 0.0
@@ -195,12 +201,16 @@ def measured_flops(device: str, dtype: torch.dtype, hidden: int) -> float:
         if left.device.type == "cuda":
             torch.cuda.synchronize(left.device)
         seconds = time.perf_counter() - began
-    return 2 * _MEASURED_ROWS * hidden * 4 * hidden * count / seconds
+    return 2 * tokens * hidden * 4 * hidden * count / seconds
 
 
-def _shape(config: TrainConfig, model_config: Any) -> _Shape:
-    """Build the model without memory for its weights, and read its sizes off."""
-    scores = isinstance(config, RewardConfig)
+def shape_of(config: TrainConfig, model_config: Any, *, scores: bool) -> Shape:
+    """Build a model without memory for its weights, and read its sizes off: a reward model, or one that writes.
+
+    Raises:
+        ConfigError: transformers has no model of this architecture and kind; no layer has a name of
+            `lora_target_modules`.
+    """
     described = copy.deepcopy(model_config)
     if scores:
         described.num_labels = 1
@@ -226,13 +236,15 @@ def _shape(config: TrainConfig, model_config: Any) -> _Shape:
         raise ConfigError(f"lora_target_modules: no linear layer is named {' or '.join(targets)}")
     text = model_config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return _Shape(
+    return Shape(
         parameters=sum(one.numel() for one in parameters),
+        body=sum(one.numel() for one in model.base_model.parameters()),
         multiplied=matrices + tied,
+        output=head.weight.numel(),
         adapted=tuple(adapted),
-        head_weights=head.weight.numel() if scores else 0,
         hidden=text.hidden_size,
         heads=text.num_attention_heads * head_size,
+        cached=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         gated=any("gate" in name for name in layers),
         layers=text.num_hidden_layers,
@@ -251,13 +263,13 @@ def _sizes(layer: torch.nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 
-def _trained(shape: _Shape, config: TrainConfig) -> int:
-    if not config.use_peft:
-        return shape.parameters
-    return config.lora_r * sum(sum(sizes) for sizes in shape.adapted) + shape.head_weights
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of an adapter of all layers that are adapted."""
+    return rank * sum(sum(sizes) for sizes in shape.adapted)
 
 
-def _flops_per_token(shape: _Shape, config: TrainConfig, trained: int) -> int:
+def flops_per_token(shape: Shape, config: TrainConfig, trained: int) -> int:
+    """Operations of a forward and a backward pass; see `estimate_training`."""
     forward = 2 * shape.multiplied
     backward = 2 * forward
     if config.use_peft:
@@ -266,29 +278,29 @@ def _flops_per_token(shape: _Shape, config: TrainConfig, trained: int) -> int:
 
 
 def _memory(
-    shape: _Shape, config: TrainConfig, trained: int, tokens: int, device: str, weight: int, bf16: bool
+    shape: Shape, config: TrainConfig, trained: int, tokens: int, device: str, weight: int, bf16: bool
 ) -> MemoryEstimate:
     """GiB for a batch of `tokens`; `weight` is the size of a weight in bytes."""
     own = 4 if config.use_peft else weight  # PEFT holds adapters in float32
     operand = 2 if bf16 else weight
     copies = operand * shape.multiplied if operand < weight else 0
     adapters = own * trained if config.use_peft else 0
-    layer = _layer_bytes(shape, config, weight, bf16)
+    layer = layer_bytes(shape, config, weight, bf16)
     kept = shape.layers * weight * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer
     head = tokens * (4 + weight + operand) * shape.hidden
     if not isinstance(config, RewardConfig):
         tile = min(tokens, _TILE[0]) * min(shape.vocabulary, _TILE[1])
         head += tile * (operand if device.startswith("cuda") else 4 * _TILE_COPIES)
     return MemoryEstimate(
-        weights=(weight * shape.parameters + copies + adapters) / _GIB,
-        gradients=own * trained / _GIB,
-        optimizer=2 * own * trained / _GIB,
-        activations=tokens * kept / _GIB,
-        head=head / _GIB,
+        weights=(weight * shape.parameters + copies + adapters) / GIB,
+        gradients=own * trained / GIB,
+        optimizer=2 * own * trained / GIB,
+        activations=tokens * kept / GIB,
+        head=head / GIB,
     )
 
 
-def _layer_bytes(shape: _Shape, config: TrainConfig, weight: int, bf16: bool) -> int:
+def layer_bytes(shape: Shape, config: TrainConfig, weight: int, bf16: bool) -> int:
     """Bytes that one layer keeps for the backward pass, for each token.
 
     The count is that of Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1: 34·h and the scores of attention) for

@@ -76,7 +76,7 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
     max_length = _max_length(config, model_config, weights.base)
     chat = ChatFormat(tokenizer, "chat", max_length)
     if generates:
-        check_end_token(chat, _stops(weights.base, tokenizer))
+        check_end_token(chat, stop_tokens(weights.base, tokenizer))
     return Start(
         name=config.model or DEFAULT_MODEL,
         weights=weights,
@@ -117,7 +117,7 @@ def load_policy(start: Start, config: TrainConfig, dtype: torch.dtype) -> Any:
     model.config.pad_token_id = start.tokenizer.pad_token_id
     if start.weights.adapter is not None:
         return with_adapter(model, start.weights.adapter, trainable=True)
-    return get_peft_model(model, _lora(config, TaskType.CAUSAL_LM)) if config.use_peft else model
+    return get_peft_model(model, lora_config(config, TaskType.CAUSAL_LM)) if config.use_peft else model
 
 
 def load_reward_model(start: Start, config: TrainConfig, dtype: torch.dtype) -> Any:
@@ -138,7 +138,7 @@ def load_reward_model(start: Start, config: TrainConfig, dtype: torch.dtype) -> 
         )
     model.config.get_text_config().initializer_range = text.initializer_range
     model.config.get_text_config().pad_token_id = start.tokenizer.pad_token_id
-    return get_peft_model(model, _lora(config, TaskType.SEQ_CLS)) if config.use_peft else model
+    return get_peft_model(model, lora_config(config, TaskType.SEQ_CLS)) if config.use_peft else model
 
 
 class ExactHead(torch.nn.Linear):
@@ -231,7 +231,8 @@ def _loaded(kind: Any, start: Start, config: TrainConfig, dtype: torch.dtype | s
         raise EngineError(f"the model {start.weights.base} cannot be loaded: {first_sentence(error)}") from None
 
 
-def _lora(config: TrainConfig, task: TaskType) -> LoraConfig:
+def lora_config(config: TrainConfig, task: TaskType) -> LoraConfig:
+    """The adapter that a configuration asks for."""
     return LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -253,7 +254,7 @@ def _max_length(config: TrainConfig, model_config: Any, base: str) -> int:
     return config.max_length
 
 
-def _stops(base: str, tokenizer: Any) -> set[int]:
+def stop_tokens(base: str, tokenizer: Any) -> set[int]:
     """Tokens at which generation stops."""
     stops = {tokenizer.eos_token_id}
     try:

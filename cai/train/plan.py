@@ -10,16 +10,17 @@ from typing import Any, Generic, TypeVar
 
 from cai.data.demonstration_source import read_demonstrations
 from cai.data.preference_source import read_preferences
+from cai.data.rows import Reject
 from cai.data.training_rows import ExampleT, Preference, TrainingRows
 from cai.errors import ConfigError, DataError
 from cai.records import TIE, Message
 from cai.rundir import shared_keys_digest
 from cai.train.arguments import check_further
-from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrainConfig
+from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrlConfig
 from cai.train.encoding import Encoding, tells_turns_apart
 from cai.train.models import Start, find_start
 
-ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+ConfigT = TypeVar("ConfigT", bound=TrlConfig)
 
 _REFERENCE_ANSWERS = 128
 
@@ -69,6 +70,23 @@ class Plan(Generic[ConfigT, ExampleT]):
         if self.reference.sha256 is not None:
             found["reference"] = self.reference.sha256
         return found
+
+    @property
+    def rejects(self) -> Sequence[Reject]:
+        """Rows of the data that cannot be used."""
+        return self.rows.rejects
+
+    @property
+    def row_counts(self) -> Mapping[str, int]:
+        """Rows that are used, and those that are not, by reason."""
+        left_out = {f"left_out_{reason}": number for reason, number in self.rows.left_out.items()}
+        return {
+            "train": len(self.train.items),
+            "test": len(self.test.items),
+            "rejected_rows": len(self.rows.rejects),
+            **left_out,
+            **{reason: number for reason, number in self.counts.items() if number},
+        }
 
     @property
     def held_out_name(self) -> str:

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from cai.config import EngineConfig
 from cai.train.collapse import COLLAPSE, CollapseCheck, check_collapse, held_prompts, write_collapse
+from cai.train.lifecycle import TrainedModel
 from cai.train.models import load_policy
 from cai.train.plan import Plan
-from cai.train.run import TrainedModel, Training, last_metrics, run_training, save_trained, train_model
+from cai.train.run import Training, last_metrics, run_trl, save_trained, train_model
 from cai.train.trainers import PlainSftTrainer, SoftDpoTrainer
 
 
@@ -24,7 +25,7 @@ def train_sft(
     """Fine-tune by a plan, or go on with it.
 
     Raises:
-        KeyboardInterrupt, CaiError: see `run.run_training`.
+        KeyboardInterrupt, CaiError: see `run.run_trl`.
     """
     return _train(PlainSftTrainer, plan, out, console, command=command, overwrite=overwrite)
 
@@ -38,7 +39,7 @@ def train_dpo(
     in memory, and a run that goes on does not compute them again.
 
     Raises:
-        KeyboardInterrupt, CaiError: see `run.run_training`.
+        KeyboardInterrupt, CaiError: see `run.run_trl`.
     """
     trainer = partial(
         SoftDpoTrainer,
@@ -79,7 +80,7 @@ def _train(
         figures = None if check is None else check.model_dump(mode="json", exclude={"replies"})
         return {"metrics": metrics, "collapse": figures}
 
-    return run_training(plan, out, work, other_files=(COLLAPSE,), command=command, overwrite=overwrite)
+    return run_trl(plan, out, work, other_files=(COLLAPSE,), command=command, overwrite=overwrite)
 
 
 def look_at_replies(plan: Plan[Any, Any], out: Path, console: Console) -> CollapseCheck:

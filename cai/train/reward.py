@@ -16,10 +16,11 @@ from cai.records import Record
 from cai.statistics import Floats
 from cai.train.evaluation import RewardEvaluation, ScoredPairs, evaluate_rewards
 from cai.train.evaluation_files import EVALUATION_FILES, write_evaluation
+from cai.train.lifecycle import TrainedModel
 from cai.train.models import REWARD_OFFSET, load_reward_model
 from cai.train.plan import EncodedRows, Plan
 from cai.train.reward_model import MEMBER, raw_rewards
-from cai.train.run import TrainedModel, Training, last_metrics, run_training, save_trained, train_model
+from cai.train.run import Training, last_metrics, run_trl, save_trained, train_model
 from cai.train.trainers import SoftRewardTrainer
 
 HELD_OUT = "held_out.json"
@@ -32,7 +33,7 @@ def train_reward(
     """Train a reward model by a plan, or go on with it. The members of an ensemble are trained one after the other.
 
     Raises:
-        KeyboardInterrupt, CaiError: see `run.run_training`.
+        KeyboardInterrupt, CaiError: see `run.run_trl`.
     """
     members = plan.config.ensemble
     folders = [out] if members == 1 else [out / f"{MEMBER}{number}" for number in range(members)]
@@ -55,7 +56,7 @@ def train_reward(
         }
 
     names = (HELD_OUT, *EVALUATION_FILES, *(folder.name for folder in folders if folder != out))
-    return run_training(plan, out, work, other_files=names, command=command, overwrite=overwrite)
+    return run_trl(plan, out, work, other_files=names, command=command, overwrite=overwrite)
 
 
 class _Member(Record):

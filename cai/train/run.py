@@ -1,61 +1,37 @@
-"""The life of a training, the same for SFT, reward model and DPO.
+"""A training by one of TRL's trainers: SFT, reward model or DPO. Beside the files of every training there are
 
-manifest.json        what was asked and by which versions, hashes of model and data, state, counts, timings
-rejects.jsonl        rows of the data that cannot be used, with the reason
 encoded/             the rows as token ids, and the reference's log-probabilities (DPO)
-start/               the start's weights with its adapter merged in, where training needs them so
-checkpoints/         from which a killed run goes on
-metrics.jsonl        all logged figures; curves.svg shows them
-tensorboard/         the same for TensorBoard
-model/               the trained model, or its adapter, with tokenizer and card
-results.json         what became of it: see each kind's module
 """
 
 import contextlib
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import transformers
-import trl
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import PrinterCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from cai import __version__
 from cai.engines.weights import TRAINED, Weights
-from cai.errors import ConfigError, RunDirError, StageError
-from cai.rundir import Manifest, RunDir
+from cai.errors import ConfigError, StageError
 from cai.train.arguments import trainer_arguments, weights_dtype
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
 from cai.train.card import write_model_cards
 from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
 from cai.train.config import TrainConfig
 from cai.train.curves import write_curves
+from cai.train.lifecycle import CHECKPOINTS, CURVES, START, TENSORBOARD, TrainedModel, run_training
 from cai.train.models import Start, complete_model, merge_start
 from cai.train.plan import Plan
 
-RESULTS = "results.json"
-FILES = (METRICS, RESULTS, "curves.svg", "encoded", "start", "checkpoints", "tensorboard", TRAINED)
-"""What every training writes into its run directory."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What a training left behind."""
-
-    path: Path
-    """The run directory."""
-    manifest: Manifest
-    results: Mapping[str, Any]
+_ENCODED = "encoded"
 
 
 @dataclass(frozen=True)
@@ -86,7 +62,7 @@ def train_model(training: Training, console: Console) -> Any:
     """
     plan, folder, config = training.plan, training.folder, training.plan.config
     # 1. One directory for all processes, one process that writes.
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS
     arguments = trainer_arguments(plan, checkpoints, training.seed)
     main = arguments.process_index == 0
     note = _note(console, main)
@@ -95,21 +71,19 @@ def train_model(training: Training, console: Console) -> Any:
     if main:
         for name in remove_torn(checkpoints):
             note(f"{name} is torn, the process died while it was written; removed")
-        _write_encoded(training.out / "encoded", plan)
+        _write_encoded(training.out / _ENCODED, plan)
         if merges:
-            merge_start(plan.start, config, training.out / "start")
+            merge_start(plan.start, config, training.out / START)
     arguments.distributed_state.wait_for_everyone()
-    train, test = _read_encoded(training.out / "encoded")
-    start = (
-        replace(plan.start, weights=Weights(str((training.out / "start").absolute()), None)) if merges else plan.start
-    )
+    train, test = _read_encoded(training.out / _ENCODED)
+    start = replace(plan.start, weights=Weights(str((training.out / START).absolute()), None)) if merges else plan.start
     # 3. The model as it is at the start; a checkpoint is read over it.
     set_seed(training.seed)
     model = training.load_model(start, config, weights_dtype(config))
     stop, progress = StopOnSignal(), Progress(console)
     callbacks = [progress, MetricsFile(folder / METRICS), stop]
     if "tensorboard" in config.report_to and main:
-        callbacks.append(_tensorboard(folder / "tensorboard"))
+        callbacks.append(_tensorboard(folder / TENSORBOARD))
     try:
         trainer = training.make_trainer(
             model=model,
@@ -147,7 +121,7 @@ def train_model(training: Training, console: Console) -> Any:
             "bf16: false, with --overwrite"
         )
     if main:
-        write_curves(trainer.state.log_history, folder / "curves.svg")
+        write_curves(trainer.state.log_history, folder / CURVES)
     return trainer
 
 
@@ -169,7 +143,7 @@ def save_trained(training: Training, trainer: Any, settings: Mapping[str, Any]) 
         partial.rename(target)
 
 
-def run_training(
+def run_trl(
     plan: Plan[Any, Any],
     out: Path,
     work: Callable[[], Mapping[str, Any]],
@@ -178,56 +152,21 @@ def run_training(
     command: Sequence[str] = (),
     overwrite: bool = False,
 ) -> TrainedModel | None:
-    """Open the run directory and do the `work`, which returns the results; a finished run is left as it is.
-
-    Of several processes the first alone has the directory open; the others get None.
+    """Do the `work` of a plan in its run directory; see `run_training`.
 
     Raises:
-        KeyboardInterrupt: interrupted by a signal; the same command goes on from the last checkpoint.
-        CaiError: the run cannot go on.
+        KeyboardInterrupt, CaiError: as `run_training`.
     """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    if os.environ.get("RANK", "0") != "0":
-        work()
-        return None
-    config = plan.config
-    trainer_arguments(plan, out / "checkpoints", config.seed)  # what TRL refuses, before anything is written
-    with RunDir.open(
+    trainer_arguments(plan, out / CHECKPOINTS, plan.config.seed)  # what TRL refuses, before anything is written
+    return run_training(
+        plan,
         out,
-        stage=f"train-{plan.kind}",
-        config=config.model_dump(mode="json"),
-        inputs=plan.hashes,
-        seed=config.seed,
+        work,
+        partial(write_model_cards, out, plan),
+        other_files=(_ENCODED, *other_files),
         command=command,
-        free_keys=config.FREE_KEYS,
-        other_files=(*FILES, *other_files),
-        keeps_records=False,
         overwrite=overwrite,
-    ) as run:
-        if (out / RESULTS).is_file():
-            run.save("finished")
-            return TrainedModel(out, run.manifest, json.loads((out / RESULTS).read_bytes()))
-        run.manifest.versions = versions()
-        run.manifest.counts = counts(plan)
-        run.write_rejects(plan.rows.rejects)
-        try:
-            with run.at_work():
-                results = work()
-            write_model_cards(out, plan, results, run.manifest)
-            run.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
-        except BaseException as error:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            if isinstance(error, torch.OutOfMemoryError):
-                raise StageError(
-                    "the memory of the device is full; a smaller per_device_train_batch_size with more "
-                    "gradient_accumulation_steps, gradient_checkpointing or use_peft take less"
-                ) from None
-            raise
-        run.save("finished")
-        return TrainedModel(out, run.manifest, results)
+    )
 
 
 def last_metrics(trainer: Any) -> Mapping[str, float]:
@@ -236,27 +175,6 @@ def last_metrics(trainer: Any) -> Mapping[str, float]:
     for entry in trainer.state.log_history:
         found |= entry
     return found
-
-
-def counts(plan: Plan[Any, Any]) -> dict[str, int]:
-    """Rows that are used, and those that are not, by reason."""
-    left_out = {f"left_out_{reason}": number for reason, number in plan.rows.left_out.items()}
-    return {
-        "train": len(plan.train.items),
-        "test": len(plan.test.items),
-        "rejected_rows": len(plan.rows.rejects),
-        **left_out,
-        **{reason: number for reason, number in plan.counts.items() if number},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of all that a training depends on."""
-    import accelerate
-    import peft
-
-    modules = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft, "accelerate": accelerate}
-    return {"cai": __version__, **{name: str(module.__version__) for name, module in modules.items()}}
 
 
 def _note(console: Console, main: bool) -> Callable[[str], None]:

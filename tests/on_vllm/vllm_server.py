@@ -17,7 +17,8 @@ NAME = "smol"
 class VllmServer:
     """`vllm serve` in a process of its own."""
 
-    def __init__(self, model: str, log: Path, *options: str) -> None:
+    def __init__(self, model: str, log: Path, *options: str, **variables: str) -> None:
+        """Start it with further options and environment variables."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -28,7 +29,7 @@ class VllmServer:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--model", model, "--served-model-name", NAME, "--dtype", "float32"]
         command += ["--max-model-len", "2048", "--enforce-eager", "--enable-prompt-tokens-details", *options]
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", **variables}
         environment["TORCHDYNAMO_DISABLE"] = "1"  # no part of the sampler is to be compiled for log-probabilities
         with log.open("wb") as file:
             self._process = subprocess.Popen(

@@ -16,7 +16,9 @@ Cai = Callable[..., Finished]
 """Runs `cai` with the words given."""
 
 _SERVER = get_context("forkserver")
-_SERVER.set_forkserver_preload(["cai.cli.train", "cai.train.policy", "cai.train.reward", "matplotlib.pyplot"])
+_SERVER.set_forkserver_preload(
+    ["cai.cli.train", "cai.train.policy", "cai.train.ppo.run", "cai.train.reward", "matplotlib.pyplot"]
+)
 
 
 @dataclass(frozen=True)

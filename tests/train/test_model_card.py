@@ -22,11 +22,11 @@ from cai.records import Message
 from cai.rundir import Manifest
 from cai.train.card import render_model_card, write_model_cards
 from cai.train.config import DpoConfig, RewardConfig, SftConfig
+from cai.train.lifecycle import TrainedModel
 from cai.train.plan import Plan, plan_dpo, plan_reward, plan_sft
 from cai.train.policy import train_dpo, train_sft
 from cai.train.reward import train_reward
 from cai.train.reward_model import raw_rewards
-from cai.train.run import TrainedModel
 
 KINDS: Mapping[str, Any] = {
     "sft": (SftConfig, plan_sft, train_sft),

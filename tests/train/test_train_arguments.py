@@ -11,7 +11,7 @@ from training_rows import QUIET, conversations, pairs, write_rows
 from cai.errors import ConfigError
 from cai.train import arguments as arguments_module
 from cai.train.arguments import check_further, trainer_arguments, trains_in_bf16, weights_dtype
-from cai.train.config import DpoConfig, RewardConfig, SftConfig, TrainConfig
+from cai.train.config import DpoConfig, RewardConfig, SftConfig, TrlConfig
 from cai.train.plan import plan_dpo, plan_reward, plan_sft
 
 PLANS: Mapping[str, Any] = {
@@ -66,7 +66,7 @@ def test_arguments_pass_through_by_their_names(kind: str, tmp_path: Path, tiny: 
 
 
 def test_no_option_is_forgotten() -> None:
-    assert set(TrainConfig.model_fields) == set(PASSED) | ELSEWHERE
+    assert set(TrlConfig.model_fields) == set(PASSED) | ELSEWHERE
 
 
 def test_options_of_each_kind_reach_trl(tmp_path: Path, tiny: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ppo_jobs import without_drawings
+from ppo_models import write_function, write_prompts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KINDS = ("sft", "reward", "dpo")
@@ -13,7 +15,7 @@ ACCELERATE = sorted((ROOT / "recipes/accelerate").glob("*.yaml"))
 
 def test_each_kind_of_training_has_a_recipe() -> None:
     found = sorted(path.stem for path in (ROOT / "recipes").glob("train-*.yaml"))
-    assert found == sorted(f"train-{kind}" for kind in KINDS)
+    assert found == sorted(f"train-{kind}" for kind in (*KINDS, "ppo"))
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -31,6 +33,31 @@ def test_a_shipped_recipe_trains_as_it_is(kind: str, cai: Any, tiny: Path, tmp_p
     assert done.code == 0, done.err
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["stage"], manifest["state"]) == (f"train-{kind}", "finished")
+
+
+def test_the_recipe_of_ppo_trains_as_it_is(
+    cai: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_drawings(monkeypatch)
+    done = cai(
+        "train", "ppo", "--config", ROOT / "recipes/train-ppo.yaml", "--model", tiny,
+        "--prompts", write_prompts(tmp_path / "prompts.jsonl"),
+        "--reward-function", write_function(tmp_path / "rewards.py"),
+        "--batch-size", 4, "--total-episodes", 4, "--response-length", 6, "--probe-prompts", 1,
+        "--report-to", "none", "--no-bf16", "--use-cpu", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert (manifest["stage"], manifest["state"]) == ("train-ppo", "finished")
+
+
+def test_the_recipe_of_ppo_differs_from_the_defaults_in_its_reward_alone() -> None:
+    from cai.config import load_config
+    from cai.train.ppo.config import PpoConfig
+
+    shipped = load_config(PpoConfig, ROOT / "recipes/train-ppo.yaml", {})
+    assert [source.model for source in shipped.rewards] == ["runs/train-reward"]
+    assert shipped.model_copy(update={"rewards": ()}) == PpoConfig()
 
 
 @pytest.mark.parametrize("kind", KINDS)

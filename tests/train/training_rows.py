@@ -11,10 +11,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cai.train.config import DpoConfig, RewardConfig, SftConfig
+from cai.train.lifecycle import TrainedModel
 from cai.train.plan import plan_dpo, plan_reward, plan_sft
 from cai.train.policy import train_dpo, train_sft
 from cai.train.reward import train_reward
-from cai.train.run import TrainedModel
 
 KINDS = ("sft", "reward", "dpo")
 

@@ -1,0 +1,1 @@
+"""Proximal policy optimisation of a policy against rewards."""

@@ -1,0 +1,174 @@
+"""Policy, reference and values in one module.
+
+With adapters there is one base model: the policy is the base with the adapter `default`, the values come from the base
+with the adapter `value` and a head, and the reference is the base alone. Without them each is a model of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from cai.errors import ConfigError
+from cai.train.ppo.math import token_entropies, token_logprobs
+
+Role = Literal["policy", "reference", "value"]
+POLICY_ADAPTER, VALUE_ADAPTER = "default", "value"
+
+
+class Texts(NamedTuple):
+    """n prompts with their responses as token ids. Prompts are padded on the left, responses on the right."""
+
+    input_ids: Tensor
+    """(n, P + T), long: P columns of the prompts, T of the responses."""
+    mask: Tensor
+    """(n, P + T), bool: real tokens."""
+    width: int
+    """P."""
+
+    @property
+    def response_mask(self) -> Tensor:
+        """(n, T), bool."""
+        return self.mask[:, self.width :]
+
+
+class TokenStatistics(NamedTuple):
+    """What a language model makes of the tokens of responses; both (n, T), float32."""
+
+    logprobs: Tensor
+    """Natural logarithm of each token's probability at the sampling temperature."""
+    entropies: Tensor
+    """Of the distribution that each token was drawn from, in nats."""
+
+
+class ValueHead(nn.Linear):
+    """From hidden states to values, in float32 whatever the model below computes in."""
+
+    def __init__(self, hidden: int, device: Any = None) -> None:
+        """A head that says 0 of everything."""
+        super().__init__(hidden, 1, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Shapes (n, T, hidden size) → (n, T)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.float(), self.weight, self.bias).squeeze(-1)
+
+
+class ActorCritic(nn.Module):
+    """Policy, reference and values.
+
+    One role computes at a time, and its backward pass must come before another role computes: with gradient
+    checkpointing the layers compute again then, with the adapter that is on.
+    """
+
+    def __init__(self, policy: Any, head: ValueHead, *, reference: Any = None, backbone: Any = None) -> None:
+        """Take a PEFT model with both adapters, or three models.
+
+        Args:
+            policy: a causal language model, or a PEFT model of one with the adapters `default` and `value`.
+            head: of the values.
+            reference: the untouched language model; None with adapters.
+            backbone: of the values: a model without an output layer; None with adapters.
+        """
+        super().__init__()
+        self.policy = policy
+        self.head = head
+        self.reference = None if reference is None else reference.requires_grad_(False)
+        self.backbone = backbone
+        self.eval()  # no dropout: a probability must be the same whenever it is computed
+        self._role: Role | None = None
+        self._trained = [
+            parameter
+            for name, parameter in self.named_parameters()
+            if (("lora_" in name or name.startswith("head.")) if self.adapts else parameter.requires_grad)
+        ]
+        self._unfreeze()
+
+    @property
+    def adapts(self) -> bool:
+        """Whether there is one base with adapters."""
+        return self.backbone is None
+
+    def trained(self) -> list[nn.Parameter]:
+        """What training changes, of policy and values."""
+        return self._trained
+
+    def forward(self, role: Role, texts: Texts, temperature: float = 1.0) -> Any:
+        """Read texts as the policy or the reference (`TokenStatistics`), or value them: (n, T), float32.
+
+        A value belongs to the state before its token.
+        """
+        with self.playing(role) as model:
+            inputs = {
+                "input_ids": texts.input_ids,
+                "attention_mask": texts.mask.long(),
+                "position_ids": positions(texts.mask),
+                "use_cache": False,
+            }
+            if role == "value":
+                return self.head(model(**inputs).last_hidden_state[:, texts.width - 1 : -1])
+            length = texts.response_mask.shape[1]
+            logits = model(**inputs, logits_to_keep=length + 1).logits[:, -length - 1 : -1]
+            responses = texts.input_ids[:, texts.width :]
+            return TokenStatistics(
+                token_logprobs(logits, responses, temperature), token_entropies(logits.detach(), temperature)
+            )
+
+    @contextmanager
+    def playing(self, role: Role) -> Iterator[Any]:
+        """Gives the model of a role, its adapter on: a language model, or for values one that ends in hidden states.
+
+        The adapter stays on afterwards, for the backward pass.
+        """
+        if not self.adapts:
+            yield {"policy": self.policy, "reference": self.reference, "value": self.backbone}[role]
+            return
+        model = self.policy.get_base_model()
+        if role == "reference":
+            with self.policy.disable_adapter():
+                yield model
+            self._role = None
+            self._unfreeze()
+            return
+        if role != self._role:
+            self.policy.set_adapter(VALUE_ADAPTER if role == "value" else POLICY_ADAPTER)
+            self._role = role
+            self._unfreeze()
+        yield model.base_model if role == "value" else model
+
+    def recompute_activations(self) -> None:
+        """Have all layers compute their activations again in the backward pass, which saves memory.
+
+        transformers' own switch works in training mode alone, in which some layers drop out.
+
+        Raises:
+            ConfigError: the model does not mark its layers as ones that can.
+        """
+        layers: list[Any] = [module for module in self.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not layers:
+            raise ConfigError("gradient_checkpointing: this model has no layers that can be recomputed; leave it out")
+        for layer in layers:
+            layer.forward = partial(_recomputed, layer.forward)
+
+    def _unfreeze(self) -> None:
+        """PEFT freezes the adapter that is off; both are trained here."""
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token among the real ones of its row, (n, L) → (n, L); 0 where there is padding."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
