@@ -1,6 +1,7 @@
 """Responses that a real vLLM writes for PPO are draws from the policy, whatever the model's files say of sampling."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -246,3 +247,42 @@ def test_a_server_killed_between_two_batches_ends_the_run(server: VllmServer, ac
         server.kill()
         with pytest.raises(EngineError, match="no server answers any more"):
             writer.write([PROMPT] * 8, range(8))
+
+
+def test_a_training_has_its_responses_written_by_a_server_of_another_environment(
+    server: VllmServer, start: Path, tmp_path: Path
+) -> None:
+    python = Path(__file__).parents[2] / ".venv/bin/python"
+    if not python.is_file():
+        pytest.skip("cai train needs TRL, which this environment does not have: make setup builds .venv")
+    (tmp_path / "reward.py").write_text("def short(prompts, responses):\n    return [-len(one) for one in responses]\n")
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q{n}"}) + "\n" for n in range(30)))
+    words = [
+        *("train", "ppo", "--model", start, "--prompts", "prompts.jsonl", "--reward-function", "reward.py:short"),
+        *(
+            "--vllm",
+            server.url,
+            "--out",
+            "run",
+            "--total-episodes",
+            48,
+            "--batch-size",
+            16,
+            "--response-length",
+            LENGTH,
+        ),
+        *("--temperature", TEMPERATURE, "--learning-rate", 0.01, "--lora-r", 4, "--probe-prompts", 4, "--no-bf16"),
+        *("--report-to", "none", "--use-cpu"),
+    ]
+    done = subprocess.run(
+        [str(python), "-m", "cai", *map(str, words)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3]
+    assert metrics[0]["kl"] == 0
+    assert metrics[-1]["kl"] != 0
+    # Draws from the policy itself: 3 steps of at most 192 tokens, whose surprise varies by a nat or two each.
+    gap = sum(line["surprise_gap"] for line in metrics) / 3
+    assert abs(gap) < 0.35
+    assert (tmp_path / "run/model/adapter_model.safetensors").is_file()
