@@ -50,7 +50,7 @@ vllm-test:
 	"$$(.ci/vllm-env)" -m pytest -m vllm tests/on_vllm
 
 trl-test: setup
-	CAI_TRL_PYTHON="$$(.ci/trl-env)" $(PY) -m pytest -m trl tests/train/test_ppo_trl.py
+	CAI_TRL_PYTHON="$$(.ci/trl-env)" $(PY) -m pytest -m trl tests/train/test_ppo_trl.py tests/test_ppo_benchmark.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
