@@ -157,7 +157,9 @@ def test_a_config_whose_aliases_explode_is_refused(tmp_path: Path) -> None:
     assert "c.yaml: bad YAML: its aliases (`*name`) repeat too much" in done.stderr
 
 
-RECIPES = sorted({path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {"train-sft", "train-reward", "train-dpo"})
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.yaml") if not path.stem.startswith("train-")
+)  # those have tests of their own
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
