@@ -240,15 +240,6 @@ def test_a_server_that_was_started_for_something_else_is_refused(
         assert refusal(server, tmp_path / "run", actor) == f"{server.url} {said}"
 
 
-def test_a_server_killed_between_two_batches_ends_the_run(server: VllmServer, actor: Any, tmp_path: Path) -> None:
-    # Last in this module: it ends the server.
-    with writing(server, tmp_path, actor) as writer:
-        writer.write([PROMPT], [0])
-        server.kill()
-        with pytest.raises(EngineError, match="no server answers any more"):
-            writer.write([PROMPT] * 8, range(8))
-
-
 def test_a_training_has_its_responses_written_by_a_server_of_another_environment(
     server: VllmServer, start: Path, tmp_path: Path
 ) -> None:
@@ -286,3 +277,12 @@ def test_a_training_has_its_responses_written_by_a_server_of_another_environment
     gap = sum(line["surprise_gap"] for line in metrics) / 3
     assert abs(gap) < 0.35
     assert (tmp_path / "run/model/adapter_model.safetensors").is_file()
+
+
+def test_a_server_killed_between_two_batches_ends_the_run(server: VllmServer, actor: Any, tmp_path: Path) -> None:
+    # Last in this module: it ends the server.
+    with writing(server, tmp_path, actor) as writer:
+        writer.write([PROMPT], [0])
+        server.kill()
+        with pytest.raises(EngineError, match="no server answers any more"):
+            writer.write([PROMPT] * 8, range(8))
