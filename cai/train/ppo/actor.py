@@ -38,12 +38,12 @@ class Texts(NamedTuple):
 
 
 class TokenStatistics(NamedTuple):
-    """What a language model makes of the tokens of responses; both (n, T), float32."""
+    """What a language model makes of the tokens of responses; (n, T), float32."""
 
     logprobs: Tensor
     """Natural logarithm of each token's probability at the sampling temperature."""
-    entropies: Tensor
-    """Of the distribution that each token was drawn from, in nats."""
+    entropies: Tensor | None
+    """Of the distribution that each token was drawn from, in nats; None where they were not asked for."""
 
 
 class ValueHead(nn.Linear):
@@ -100,10 +100,10 @@ class ActorCritic(nn.Module):
         """What training changes, of policy and values."""
         return self._trained
 
-    def forward(self, role: Role, texts: Texts, temperature: float = 1.0) -> Any:
+    def forward(self, role: Role, texts: Texts, temperature: float = 1.0, *, with_entropies: bool = True) -> Any:
         """Read texts as the policy or the reference (`TokenStatistics`), or value them: (n, T), float32.
 
-        A value belongs to the state before its token.
+        A value belongs to the state before its token. Entropies take another pass over all logits.
         """
         with self.playing(role) as model:
             inputs = {
@@ -118,7 +118,8 @@ class ActorCritic(nn.Module):
             logits = model(**inputs, logits_to_keep=length + 1).logits[:, -length - 1 : -1]
             responses = texts.input_ids[:, texts.width :]
             return TokenStatistics(
-                token_logprobs(logits, responses, temperature), token_entropies(logits.detach(), temperature)
+                token_logprobs(logits, responses, temperature),
+                token_entropies(logits.detach(), temperature) if with_entropies else None,
             )
 
     @contextmanager

@@ -50,7 +50,7 @@ def find_value_start(start: Start, config: PpoConfig, rewards: RewardCheckpoints
             return nothing(f"{rewards.name} is a whole model and no adapter of {start.weights.base}")
         if start.weights.adapter is not None:
             return ValueStart(None, 1.0, "what the values start as is known once the start's adapter is merged")
-        if _base_sha256(checkpoint.weights, config) != _base_sha256(start.weights, config):
+        if not _same_base(checkpoint.weights, start.weights, config):
             return nothing(f"{rewards.name} is an adapter of other weights than the policy's")
     else:
         theirs = AutoConfig.from_pretrained(checkpoint.weights.base, trust_remote_code=config.trust_remote_code)
@@ -121,6 +121,11 @@ def _set_head(head: ValueHead, weight: torch.Tensor, values: ValueStart) -> None
     with torch.no_grad():
         head.weight.copy_(values.factor * weight.float())
         head.bias.fill_(-values.factor * values.checkpoint.offset)
+
+
+def _same_base(one: Weights, other: Weights, config: PpoConfig) -> bool:
+    """Whether two adapters have the same base; weights are read only where the names differ."""
+    return one.base == other.base or _base_sha256(one, config) == _base_sha256(other, config)
 
 
 def _base_sha256(weights: Weights, config: PpoConfig) -> str:

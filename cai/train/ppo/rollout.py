@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,22 +13,6 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from cai.engines.decoding import RowSampler, RowStop, roomy_cache
 from cai.records import Sampling
 from cai.train.ppo.actor import ActorCritic, Role, Texts
-
-
-class ResponseWriter(Protocol):
-    """Writes the policy's responses."""
-
-    def sync(self, actor: ActorCritic, step: int) -> None:
-        """From now on, write as the policy is after so many steps."""
-        ...
-
-    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[list[int]]:
-        """Token ids of a response to each encoded prompt. One that ended has its end token as the last one."""
-        ...
-
-    def close(self) -> None:
-        """Free what it holds."""
-        ...
 
 
 def write_responses(
@@ -129,6 +113,6 @@ def read_responses(actor: ActorCritic, role: Role, texts: Texts, *, temperature:
     found = torch.zeros(texts.response_mask.shape, device=texts.input_ids.device)
     for rows in by_length(texts, torch.arange(len(found), device=found.device), batch_size):
         part, length = chosen(texts, rows)
-        read = actor(role, part, temperature)
+        read = actor(role, part, temperature, with_entropies=False)
         found[rows, :length] = read if role == "value" else read.logprobs
     return torch.where(texts.response_mask, found, 0.0)

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class VllmWriter:
-    """Writes responses by a server; a `ResponseWriter`. Its first sync comes before anything is written."""
+    """Writes responses by a server. Its first sync comes before anything is written."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class VllmWriter:
         self._compare(actor, step)
 
     def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[list[int]]:
-        """Have the server answer encoded prompts, all at a time; see `ResponseWriter.write`.
+        """Have the server answer encoded prompts, all at a time, and return the token ids of each response.
 
         Nothing but the temperature shapes the distribution, as in `write_responses`. A response follows from its seed
         as far as the server's kernels do not depend on the batch.
