@@ -37,11 +37,11 @@ from cai.data.preference_source import PreferenceSource, read_preferences
 from cai.data.training_rows import Demonstration, Preference
 from cai.errors import DataError
 from cai.records import Message
-from cai.train.arguments import trains_in_bf16, weights_dtype
 from cai.train.batches import BatchOrder
 from cai.train.config import DpoConfig, RewardConfig, SftConfig, TrainConfig
 from cai.train.models import find_start, load_policy, load_reward_model
 from cai.train.plan import Kind, plan_dpo, plan_reward, plan_sft
+from cai.train.precision import trains_in_bf16, weights_dtype
 from cai.train.run import Training, train_model
 from cai.train.trainers import PlainSftTrainer, SoftDpoTrainer, SoftRewardTrainer
 

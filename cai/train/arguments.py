@@ -5,13 +5,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from trl import DPOConfig as TrlDpoConfig, RewardConfig as TrlRewardConfig, SFTConfig as TrlSftConfig
 
-from cai.engines.transformers import choose_dtype
 from cai.errors import ConfigError, Problem
 from cai.strict_yaml import nearest
-from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrainConfig, TrlConfig
+from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrlConfig
+from cai.train.precision import training_device, trains_in_bf16
 
 if TYPE_CHECKING:
     from cai.train.plan import Plan
@@ -60,25 +59,11 @@ def trainer_arguments(plan: "Plan[Any, Any]", folder: Path, seed: int) -> Any:
     return arguments
 
 
-def trains_in_bf16(config: TrainConfig) -> bool:
-    """Whether mixed precision is used."""
-    return choose_dtype("auto", _device(config)) == torch.bfloat16 if config.bf16 is None else config.bf16
-
-
-def weights_dtype(config: TrainConfig) -> torch.dtype:
-    """In which precision weights are held: float32 where they are trained, the compute type below an adapter."""
-    return torch.bfloat16 if config.use_peft and trains_in_bf16(config) else torch.float32
-
-
-def _device(config: TrainConfig) -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() and not config.use_cpu else "cpu")
-
-
 def _common(plan: "Plan[Any, Any]", folder: Path) -> dict[str, Any]:
     config = plan.config
     return {
         "output_dir": str(folder),
-        "use_cpu": _device(config).type == "cpu",
+        "use_cpu": training_device(config).type == "cpu",
         "bf16": trains_in_bf16(config),
         "eval_strategy": "steps" if plan.test.items else "no",
         "eval_steps": 1,  # set below, where the number of steps in an epoch is known
@@ -87,7 +72,7 @@ def _common(plan: "Plan[Any, Any]", folder: Path) -> dict[str, Any]:
         "logging_first_step": True,
         "disable_tqdm": True,
         "report_to": [name for name in config.report_to if name not in ("tensorboard", "none")],
-        "dataloader_pin_memory": _device(config).type == "cuda",
+        "dataloader_pin_memory": training_device(config).type == "cuda",
         "run_name": folder.parent.name,
     }
 

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,14 +15,16 @@ from cai.engines.weights import DEFAULT_HUB_ID, DEFAULT_MODEL, TRAINED
 from cai.journal import write_file
 from cai.rundir import Manifest
 from cai.statistics import Mean, percent
-from cai.train.arguments import trains_in_bf16
 from cai.train.card_usage import how_to_use, is_adapter
 from cai.train.collapse import CollapseCheck, ReplyStatistics
 from cai.train.config import Kind, RewardConfig, TrainConfig
 from cai.train.evaluation import RewardEvaluation, SourceEvaluation
 from cai.train.models import Start
-from cai.train.plan import Plan
+from cai.train.precision import trains_in_bf16
 from cai.train.reward_model import MEMBER
+
+if TYPE_CHECKING:  # it loads TRL, which PPO does without
+    from cai.train.plan import Plan
 
 CARD = "README.md"
 
@@ -76,7 +78,7 @@ _BESIDE = "`manifest.json` in the run's directory holds the whole configuration.
 _NOT_ARGUMENTS = frozenset({"model", "adapter", "data", "eval_data", "reference", "prompts"})
 
 
-def write_model_cards(out: Path, plan: Plan[Any, Any], results: Mapping[str, Any], manifest: Manifest) -> None:
+def write_model_cards(out: Path, plan: "Plan[Any, Any]", results: Mapping[str, Any], manifest: Manifest) -> None:
     """Write README.md into the folder of the trained model below `out`, of an ensemble into that of each member.
 
     Raises:
@@ -89,7 +91,7 @@ def write_model_cards(out: Path, plan: Plan[Any, Any], results: Mapping[str, Any
         write_file(path, render_model_card(plan, results, manifest, member))
 
 
-def render_model_card(plan: Plan[Any, Any], results: Mapping[str, Any], manifest: Manifest, member: int = 0) -> str:
+def render_model_card(plan: "Plan[Any, Any]", results: Mapping[str, Any], manifest: Manifest, member: int = 0) -> str:
     """Write the card of a model, or of one member of an ensemble. Text from outside is escaped."""
     kind = plan.kind
     title = f"{_TITLES[kind]}, from {plan.start.name}"
@@ -111,7 +113,7 @@ def render_model_card(plan: Plan[Any, Any], results: Mapping[str, Any], manifest
     return "\n".join(parts)
 
 
-def _members(plan: Plan[Any, Any]) -> int:
+def _members(plan: "Plan[Any, Any]") -> int:
     return plan.config.ensemble if isinstance(plan.config, RewardConfig) else 1
 
 
@@ -160,7 +162,7 @@ def how_it_was_trained(plan: Any, manifest: Manifest, member: int = 0) -> str:
     return how_made(run, rows, _BESIDE)
 
 
-def _data(plan: Plan[Any, Any]) -> str:
+def _data(plan: "Plan[Any, Any]") -> str:
     """Sources, who gave the labels, and rows that are not used."""
     sources = plan.rows.sources
     head = ("source", "for", "rows read", "rows used", "asked for", "sha256")
@@ -200,7 +202,7 @@ def _constitutions(hashes: list[str]) -> str:
     return "sha256 of the constitutions that rows name: " + ", ".join(f"`{escaped(name)}`" for name in hashes) + "\n"
 
 
-def _unused(plan: Plan[Any, Any]) -> Iterator[tuple[str, int]]:
+def _unused(plan: "Plan[Any, Any]") -> Iterator[tuple[str, int]]:
     """Rows that are used, those that are not by reason, and those that are used with a change."""
     rows = plan.rows
     rejects, notes = Counter[str](), Counter[str]()
@@ -233,7 +235,7 @@ def arguments(plan: Any) -> str:
     return "\n".join(["Bold ones are not the default.\n", table, *([notes] if notes else [])])
 
 
-def _worth(plan: Plan[Any, Any], results: Mapping[str, Any], member: int) -> dict[str, str]:
+def _worth(plan: "Plan[Any, Any]", results: Mapping[str, Any], member: int) -> dict[str, str]:
     """What a reward model's rewards are worth on held-out pairs, and where their zero is."""
     answers = "better responses of training pairs" if plan.config.reference is None else plan.config.reference.path
     offset = _OFFSET.format(

@@ -19,9 +19,9 @@ from transformers.pytorch_utils import Conv1D
 from cai.errors import ConfigError
 from cai.progress import duration
 from cai.records import Record
-from cai.train.arguments import trains_in_bf16, weights_dtype
 from cai.train.config import DpoConfig, RewardConfig, SftConfig, TrainConfig
 from cai.train.plan import Plan
+from cai.train.precision import trains_in_bf16, weights_dtype
 
 EFFICIENCY = 0.5
 """Share of the rate of bare matrix products, of the model's width, that a whole training step reaches. Measured with a

@@ -15,13 +15,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import datasets
 import torch
 import transformers
-import trl
 
 from cai import __version__
 from cai.data.rows import Reject
@@ -96,7 +95,6 @@ def run_training(
     """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     if os.environ.get("RANK", "0") != "0":
         if overwrite or not (out / RESULTS).is_file():
             work()
@@ -140,8 +138,5 @@ def run_training(
 
 def versions() -> dict[str, str]:
     """Versions of all that a training depends on."""
-    import accelerate
-    import peft
-
-    modules = {"torch": torch, "transformers": transformers, "trl": trl, "peft": peft, "accelerate": accelerate}
-    return {"cai": __version__, **{name: str(module.__version__) for name, module in modules.items()}}
+    packages = ("torch", "transformers", "trl", "peft", "accelerate")  # not imported: PPO does without TRL's memory
+    return {"cai": __version__, **{name: metadata.version(name) for name in packages}}

@@ -21,7 +21,7 @@ from transformers.integrations import TensorBoardCallback
 
 from cai.engines.weights import TRAINED, Weights
 from cai.errors import ConfigError, StageError
-from cai.train.arguments import trainer_arguments, weights_dtype
+from cai.train.arguments import trainer_arguments
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
 from cai.train.card import write_model_cards
 from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
@@ -30,6 +30,7 @@ from cai.train.curves import write_curves
 from cai.train.lifecycle import CHECKPOINTS, CURVES, START, TENSORBOARD, TrainedModel, run_training
 from cai.train.models import Start, complete_model, merge_start
 from cai.train.plan import Plan
+from cai.train.precision import weights_dtype
 
 _ENCODED = "encoded"
 
@@ -157,6 +158,7 @@ def run_trl(
     Raises:
         KeyboardInterrupt, CaiError: as `run_training`.
     """
+    datasets.disable_progress_bars()
     trainer_arguments(plan, out / CHECKPOINTS, plan.config.seed)  # what TRL refuses, before anything is written
     return run_training(
         plan,

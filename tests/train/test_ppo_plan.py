@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ def nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for kind in (AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel):
         monkeypatch.setattr(kind, "from_pretrained", load)
+
+
+def test_ppo_loads_none_of_the_libraries_that_it_can_do_without() -> None:
+    """They would take 100 MiB for as long as it trains."""
+    heavy = ("trl", "datasets", "pandas", "pyarrow", "openai", "matplotlib")
+    code = (
+        f"import sys, cai.train.ppo.run, cai.train.ppo.plan; print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_prompts_are_split_by_the_seed_and_counted(tmp_path: Path, tiny: Path) -> None:

@@ -19,8 +19,8 @@ from vllm_stub import STOP, VllmStub, completion, written
 
 from cai.errors import CaiError, ConfigError, EngineError, RunDirError
 from cai.train.ppo import vllm_writer
-from cai.train.ppo.vllm_config import VllmRolloutConfig, vllm_free_keys, vllm_problems
-from cai.train.ppo.vllm_writer import ADAPTERS, VllmWriter
+from cai.train.ppo.vllm_config import ADAPTERS, VllmRolloutConfig, vllm_free_keys, vllm_problems
+from cai.train.ppo.vllm_writer import VllmWriter
 
 OTHER_STOP = 4
 PROBE = (3, 20, 30, 4)

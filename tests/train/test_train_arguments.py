@@ -9,10 +9,11 @@ import torch
 from training_rows import QUIET, conversations, pairs, write_rows
 
 from cai.errors import ConfigError
-from cai.train import arguments as arguments_module
-from cai.train.arguments import check_further, trainer_arguments, trains_in_bf16, weights_dtype
+from cai.train import precision
+from cai.train.arguments import check_further, trainer_arguments
 from cai.train.config import DpoConfig, RewardConfig, SftConfig, TrlConfig
 from cai.train.plan import plan_dpo, plan_reward, plan_sft
+from cai.train.precision import trains_in_bf16, weights_dtype
 
 PLANS: Mapping[str, Any] = {
     "sft": (SftConfig, plan_sft),
@@ -116,7 +117,7 @@ def test_there_is_a_checkpoint_at_each_evaluation_where_the_best_is_kept(tmp_pat
 def test_precision_follows_the_hardware_unless_it_is_asked_for(
     hardware: torch.dtype, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arguments_module, "choose_dtype", lambda *_: hardware)
+    monkeypatch.setattr(precision, "choose_dtype", lambda *_: hardware)
     expected = {None: hardware is torch.bfloat16, True: True, False: False}
     for asked, mixed in expected.items():
         for use_peft in (False, True):

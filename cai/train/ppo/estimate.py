@@ -20,7 +20,6 @@ from transformers import AutoConfig
 from cai.engines.transformers import choose_device
 from cai.progress import duration
 from cai.records import Record
-from cai.train.arguments import trains_in_bf16, weights_dtype
 from cai.train.estimate import (
     EFFICIENCY,
     GIB,
@@ -34,6 +33,7 @@ from cai.train.estimate import (
 from cai.train.ppo.config import PpoConfig
 from cai.train.ppo.math import CHUNK
 from cai.train.ppo.plan import PpoPlan
+from cai.train.precision import trains_in_bf16, weights_dtype
 from cai.train.reward_checkpoints import RewardCheckpoints
 
 _PIECES = 3

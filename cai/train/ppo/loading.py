@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from cai.engines.transformers import first_sentence
 from cai.engines.weights import Weights
 from cai.errors import EngineError
-from cai.train.arguments import weights_dtype
 from cai.train.models import Start, load_policy, lora_config, weights_sha256, with_adapter
 from cai.train.ppo.actor import VALUE_ADAPTER, ActorCritic, ValueHead
 from cai.train.ppo.config import PpoConfig
+from cai.train.precision import weights_dtype
 from cai.train.reward_checkpoints import RewardCheckpoint, RewardCheckpoints
 
 _HEAD = "score.weight"

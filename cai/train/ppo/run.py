@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from cai.engines.weights import TRAINED, Weights
 from cai.progress import StageProgress
-from cai.train.arguments import trains_in_bf16
 from cai.train.callbacks import METRICS, StopOnSignal, gentle_stop
 from cai.train.checkpoints import checkpoint_path, remove_torn
 from cai.train.curves import write_curves
@@ -36,8 +35,9 @@ from cai.train.ppo.log import REPEAT, StepLog, headings, line, read_log
 from cai.train.ppo.plan import PpoPlan
 from cai.train.ppo.rewards import RewardSource
 from cai.train.ppo.trainer import PpoTrainer
-from cai.train.ppo.vllm_writer import ADAPTERS
+from cai.train.ppo.vllm_config import ADAPTERS
 from cai.train.ppo.watch import probe, react, watch, worth_keeping
+from cai.train.precision import trains_in_bf16
 from cai.visible import visible
 
 _SHOWN = 300

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from transformers import get_scheduler
 
 from cai.errors import ConfigError, StageError
 from cai.records import stable_seed
-from cai.train.arguments import trains_in_bf16
 from cai.train.checkpoints import checkpoint_path, finish_checkpoint, last_checkpoint
 from cai.train.lifecycle import TENSORBOARD
 from cai.train.models import stop_tokens
@@ -41,7 +41,10 @@ from cai.train.ppo.rewards import RewardSource, Scored
 from cai.train.ppo.rollout import padded, read_responses, write_responses
 from cai.train.ppo.update import Episodes, optimise
 from cai.train.ppo.vllm_config import VllmRolloutConfig
-from cai.train.ppo.vllm_writer import VllmWriter
+from cai.train.precision import trains_in_bf16
+
+if TYPE_CHECKING:
+    from cai.train.ppo.vllm_writer import VllmWriter
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,9 @@ class PpoTrainer:
                 batch_size=self._rows,
             )
 
-    def _server(self, vllm: VllmRolloutConfig, run: Path) -> VllmWriter:
+    def _server(self, vllm: VllmRolloutConfig, run: Path) -> "VllmWriter":
+        from cai.train.ppo.vllm_writer import VllmWriter
+
         return VllmWriter(
             vllm,
             run,

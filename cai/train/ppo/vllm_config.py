@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 
 from cai.config import EngineConfig, StrictModel, holds_password
 
+ADAPTERS = "rollout-adapters"
+"""Folder in the run directory through which the server gets adapters, unless the configuration names one."""
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.01, 2.0
 """vLLM raises a lower temperature to the one and refuses a higher one than the other."""
 

@@ -29,11 +29,9 @@ from cai.stage import WorkItem, run_stage
 from cai.train.ppo.actor import POLICY_ADAPTER, ActorCritic
 from cai.train.ppo.event_loop import EventLoop
 from cai.train.ppo.rollout import padded, read_responses
-from cai.train.ppo.vllm_config import VllmRolloutConfig
+from cai.train.ppo.vllm_config import ADAPTERS, VllmRolloutConfig
 from cai.train.ppo.vllm_wire import complete, load_adapter, read_logprobs, read_nothing, read_tokens, unload_adapter
 
-ADAPTERS = "rollout-adapters"
-"""Folder in the run directory through which the server gets adapters, unless the configuration names one."""
 IN_FLIGHT = 256
 """Requests at a time: as many sequences as vLLM works on at once by default."""
 COMPARED = 32
