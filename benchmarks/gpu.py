@@ -1,4 +1,4 @@
-"""All that must be seen on a GPU, in one go of a few minutes: the transformers engine, the stage, training, tests.
+"""All that must be seen on a GPU, in one go of a few minutes: the transformers engine, the stage, training, PPO, tests.
 
 Needs only torch, transformers, accelerate and the core dependencies of cai; without trl, peft and datasets training is
 left out. Without `--model` it makes a model of SmolLM2-135M's shape with random weights: speed does not depend on what
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common import Check, Report, machine, publish, versions
+from gpu_ppo import check_ppo
 from gpu_training import check_trainings
 from rich.console import Console
 
@@ -75,13 +76,15 @@ class Workload(Record):
 
     batch: int
     tokens: int
+    episodes: int
+    """In a step of PPO."""
     layers: int
     hidden: int
     vocabulary: int
 
 
-FULL = Workload(batch=64, tokens=128, layers=30, hidden=576, vocabulary=49_152)
-SMALL = Workload(batch=4, tokens=8, layers=2, hidden=64, vocabulary=512)
+FULL = Workload(batch=64, tokens=128, episodes=64, layers=30, hidden=576, vocabulary=49_152)
+SMALL = Workload(batch=4, tokens=8, episodes=16, layers=2, hidden=64, vocabulary=512)
 
 
 def questions(number: int) -> list[list[Message]]:
@@ -329,6 +332,7 @@ def run_all(device: str, model: str | None, size: Workload, folder: Path) -> Gpu
     speed = asyncio.run(measure_speed(half, name, size))
     checks.append(check_stage(half, folder, size))
     checks += check_trainings(name, device, folder / "trained")
+    checks += check_ppo(name, device, size.episodes, folder / "ppo")
     checks.append(check_marked_tests())
     return GpuReport(
         benchmark="gpu",
