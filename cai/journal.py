@@ -9,8 +9,9 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from io import FileIO
 from pathlib import Path
@@ -187,8 +188,18 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise write_error(path, error) from None
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `path`, in place of one that has it, when all of it is written."""
+    partial = partial_path(path)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    yield partial
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+
+
 def partial_path(path: Path) -> Path:
-    """The temporary name that `replace_file` writes a file under."""
+    """The temporary name that a file or folder is written under."""
     return path.with_name(f".{path.name}.partial")
 
 

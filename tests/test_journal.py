@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cai.errors import RunDirError
-from cai.journal import Journal, read_lines, replace_file, write_error
+from cai.journal import Journal, read_lines, replace_file, whole_folder, write_error
 from cai.records import StageRecord
 
 
@@ -63,3 +63,28 @@ def test_a_replaced_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     replace_file(path, "new")
     assert (path.read_text(), names(tmp_path)) == ("new", {"file"})
+
+
+def test_a_folder_takes_its_name_when_all_of_it_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with whole_folder(target) as folder:
+        folder.mkdir()
+        (folder / "first").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["first"]
+
+    def fail() -> None:
+        with whole_folder(target) as folder:
+            folder.mkdir()
+            (folder / "second").write_text("2")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert [path.name for path in target.iterdir()] == ["first"]
+    with whole_folder(target) as folder:
+        assert not folder.exists()  # what the failed try wrote is gone
+        folder.mkdir()
+        (folder / "third").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["third"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

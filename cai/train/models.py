@@ -23,6 +23,7 @@ from cai.engines.chat import ChatFormat
 from cai.engines.transformers import first_sentence
 from cai.engines.weights import ADAPTER_CONFIG, DEFAULT_MODEL, Weights, base_of, find_weights
 from cai.errors import ConfigError, EngineError
+from cai.journal import whole_folder
 from cai.train.config import MAX_LENGTH, TrainConfig
 from cai.train.encoding import check_end_token, check_padding
 from cai.train.templates import load_template
@@ -97,11 +98,9 @@ def merge_start(start: Start, config: TrainConfig, folder: Path) -> Path:
     if not folder.is_dir():
         assert start.weights.adapter is not None, "there is something to merge"
         model = with_adapter(_loaded(AutoModelForCausalLM, start, config, "auto"), start.weights.adapter)
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model.merge_and_unload().save_pretrained(partial)
-        start.tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            model.merge_and_unload().save_pretrained(partial)
+            start.tokenizer.save_pretrained(partial)
     return folder
 
 

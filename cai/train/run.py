@@ -3,10 +3,9 @@
 encoded/             the rows as token ids, and the reference's log-probabilities (DPO)
 """
 
-import contextlib
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from transformers.integrations import TensorBoardCallback
 
 from cai.engines.weights import TRAINED, Weights
 from cai.errors import ConfigError, StageError
+from cai.journal import partial_path, whole_folder
 from cai.train.arguments import trainer_arguments
 from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
 from cai.train.card import write_model_cards
@@ -105,7 +105,7 @@ def train_model(training: Training, console: Console) -> Any:
         note(f"going on from {checkpoint.name}")
         trainer._total_train_tokens = tokens_before(checkpoint)  # TRL counts them and forgets
     try:
-        with gentle_stop(stop, note) if arguments.world_size == 1 else contextlib.nullcontext():
+        with gentle_stop(stop, note) if arguments.world_size == 1 else nullcontext():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except SafetensorError as error:
         raise StageError(
@@ -128,20 +128,15 @@ def train_model(training: Training, console: Console) -> Any:
 
 def save_trained(training: Training, trainer: Any, settings: Mapping[str, Any]) -> None:
     """Write the trained model, whole or not at all; all processes take part."""
-    partial = training.folder / f".{TRAINED}.partial"
+    target, plan = training.folder / TRAINED, training.plan
     main = trainer.args.process_index == 0
-    if main:
-        shutil.rmtree(partial, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(partial))
-    trainer.accelerator.wait_for_everyone()
-    if main:
-        plan = training.plan
-        merge = plan.config.merge_adapter
-        complete_model(partial, plan.start, training.architecture, merge=merge, settings=settings)
-        target = training.folder / TRAINED
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+    with whole_folder(target) if main else nullcontext(partial_path(target)) as folder:
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(folder))
+        trainer.accelerator.wait_for_everyone()
+        if main:
+            merge = plan.config.merge_adapter
+            complete_model(folder, plan.start, training.architecture, merge=merge, settings=settings)
 
 
 def run_trl(
@@ -191,12 +186,10 @@ def _write_encoded(folder: Path, plan: Plan[Any, Any]) -> None:
     """Put the encoded rows on disk, whole or not at all; those of an interrupted run are the same ones."""
     if folder.is_dir():
         return
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name, split in (("train", plan.train), ("test", plan.test)):
-        if split.columns:
-            datasets.Dataset.from_list([dict(row) for row in split.columns]).save_to_disk(str(partial / name))
-    partial.rename(folder)
+    with whole_folder(folder) as written:
+        for name, split in (("train", plan.train), ("test", plan.test)):
+            if split.columns:
+                datasets.Dataset.from_list([dict(row) for row in split.columns]).save_to_disk(str(written / name))
 
 
 def _read_encoded(folder: Path) -> tuple[Any, Any]:

@@ -4,7 +4,6 @@ samples.jsonl        responses to held-out prompts at each look of the monitor
 monitor.json         what the monitor makes of them and of the metrics; monitor.svg shows it
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -19,6 +18,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, set_seed
 
 from cai.engines.weights import TRAINED, Weights
+from cai.journal import whole_folder
 from cai.progress import StageProgress
 from cai.train.callbacks import METRICS, StopOnSignal, gentle_stop
 from cai.train.checkpoints import checkpoint_path, remove_torn
@@ -256,13 +256,10 @@ def save_policy(trainer: PpoTrainer, target: Path) -> None:
     if not trainer.main:
         return
     actor, start = trainer.actor, trainer.plan.start
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     only = {"selected_adapters": [POLICY_ADAPTER]} if actor.adapts else {}
-    actor.policy.save_pretrained(partial, **only)
-    complete_model(partial, start, AutoModelForCausalLM, merge=trainer.config.merge_adapter, settings={})
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with whole_folder(target) as folder:
+        actor.policy.save_pretrained(folder, **only)
+        complete_model(folder, start, AutoModelForCausalLM, merge=trainer.config.merge_adapter, settings={})
 
 
 def _voice(console: Console, main: bool) -> Callable[[str], None]:
