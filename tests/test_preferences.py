@@ -231,6 +231,11 @@ def test_label_studio_tasks(tmp_path: Path) -> None:
             "data": {
                 "id": "x",
                 "prompt": "Human: Hello\n\nAssistant: Hi\n\nHuman: More?\n\nAssistant:",
+                "messages": [
+                    {"role": "user", "content": "Hello"},
+                    {"role": "assistant", "content": "Hi"},
+                    {"role": "user", "content": "More?"},
+                ],
                 "response_a": odd,
                 "response_b": "Text B.",
             },
@@ -253,6 +258,7 @@ def test_label_studio_tasks(tmp_path: Path) -> None:
             "data": {
                 "id": "t",
                 "prompt": "Human: Question t?\n\nAssistant:",
+                "messages": [{"role": "user", "content": "Question t?"}],
                 "response_a": "Text A.",
                 "response_b": "Text B.",
             },

@@ -27,7 +27,11 @@ _COLLAPSE_OPTIONS = (
 )
 
 _PREFERENCE_OPTIONS = (
-    click.option("--data", multiple=True, help="Pairs: run of cai label, file, hub:owner/name[:split]; repeat it."),
+    click.option(
+        "--data",
+        multiple=True,
+        help="Pairs: run of cai label, export or import, file, hub:owner/name[:split]; repeat it.",
+    ),
     click.option(
         "--weighted",
         multiple=True,

@@ -19,7 +19,8 @@ No licence is granted here. The terms of the prompts and of the model that wrote
 you share or train on the data.
 """
 
-_TAGS = ("constitutional-ai", "rlaif", "synthetic", "not-for-all-audiences")
+_TAGS = ("constitutional-ai", "not-for-all-audiences")
+_FROM_MODELS = ("rlaif", "synthetic")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~!$])")
 
@@ -78,8 +79,13 @@ def card_text(
     tags: Sequence[str],
     about: str,
     sections: Mapping[str, str],
+    by_models: bool = True,
 ) -> str:
-    """The whole card: header, title, `about` (a line of Markdown), `sections` by their headings, and the licence."""
+    """The whole card: header, title, `about` (a line of Markdown), `sections` by their headings, and the licence.
+
+    `by_models`: whether models gave the feedback, which the tags then say.
+    """
+    tags = (*(_FROM_MODELS if by_models else ()), *tags)
     parts = [header(run.title, tables, counts, tags), f"# {escaped(run.title)}\n", f"{about}\n"]
     for heading, text in {**sections, "Licence": _LICENSE}.items():
         parts += [f"## {heading}\n", text]

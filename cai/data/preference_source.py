@@ -36,7 +36,10 @@ from cai.data.training_sources import (
 from cai.errors import ConfigError, RecordError
 from cai.records import Comparison
 
-_TABLES = {"label": PREFERENCES.name, "contrast": PREFERENCES.name, "critique-revise": PAIRS.name}
+_TABLES = {
+    **dict.fromkeys(("label", "contrast", "export", "import"), PREFERENCES.name),
+    "critique-revise": PAIRS.name,
+}
 _SOURCES = get_args(LabelSource)
 
 
@@ -44,8 +47,9 @@ class PreferenceSource(TrainingSource):
     """Where preferences are read from."""
 
     path: str
-    """The directory of a finished run of `cai label`, `cai contrast` or `cai critique-revise`, a file (.jsonl, .json,
-    .csv, each also with .gz, or .parquet), the name of a shipped set, or `hub:owner/name[@config][:split]`."""
+    """The directory of a finished run of `cai label`, `cai contrast`, `cai export`, `cai import` or `cai
+    critique-revise`, a file (.jsonl, .json, .csv, each also with .gz, or .parquet), the name of a shipped set, or
+    `hub:owner/name[@config][:split]`."""
     column: str | None = None
     """The column of a file that holds the prompt. Default: found by its name, see `formats.PROMPT_COLUMNS`."""
     gold_column: str | None = None
@@ -128,16 +132,24 @@ def _p_chosen(columns: Mapping[str, object]) -> float:
         return 1.0
     if not columns.keys().isdisjoint(("response_a", "response_b")):
         raise RecordError("bad_p", "`p_chosen` speaks of `chosen`, but the responses are `response_a` and `response_b`")
-    value = columns["p_chosen"]
+    return row_probability(columns["p_chosen"], "p_chosen")
+
+
+def row_probability(value: object, column: str) -> float:
+    """The probability that stands in a column.
+
+    Raises:
+        RecordError: `bad_p`.
+    """
     try:
         p = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
         p = None
     if p is None:
         shown = f"{value!r:.40}" if isinstance(value, str) else type_name(value)
-        raise RecordError("bad_p", f"`p_chosen` must be a number from 0 to 1, but is {shown}")
+        raise RecordError("bad_p", f"`{column}` must be a number from 0 to 1, but is {shown}")
     if not 0 <= p <= 1:  # NaN is in no range
-        raise RecordError("bad_p", f"`p_chosen` must be a number from 0 to 1, but is {p:g}")
+        raise RecordError("bad_p", f"`{column}` must be a number from 0 to 1, but is {p:g}")
     return p
 
 

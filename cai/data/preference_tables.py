@@ -1,6 +1,8 @@
 """The tables of preferences: what a row holds, and how it follows from a label or from a gold choice."""
 
 import json
+from collections.abc import Mapping
+from typing import Literal
 
 from cai.data.dataset import Row, Table, conversation_chars
 from cai.prompting import transcript
@@ -27,7 +29,8 @@ class PreferenceRow(Row):
     rejected: tuple[Message, ...]
     """The other response, as one assistant message."""
     p_chosen: float
-    """Probability that `chosen` is the better one, from 0.5 to 1: the label to learn from. 1 where no judge gave it."""
+    """Probability that `chosen` is the better one, from 0.5 to 1: the label to learn from. Of people the mean of their
+    votes; 1 where all that is known is the order."""
     p_ab: float | None
     """That probability where the judge saw `chosen` first, before any clamp; null where it saw one at a time."""
     p_ba: float | None
@@ -45,10 +48,10 @@ class PreferenceRow(Row):
     seed: int
     """Seed of the run."""
     source: str
-    """`ai` (a judge's label), `human` (the choice that came with the data) or `contrast` (what the two were asked to
-    be, with nobody's judgement of what they are)."""
+    """`ai` (a judge's label), `human` (people's votes, or the choice that came with the data), `contrast` (what the two
+    were asked to be) or `revision` (a model's revision and its draft); the last two are nobody's judgement."""
     annotator_id: str | None
-    """Who chose, where that is known; null where no person did."""
+    """Who chose, where that is known: a rater's name, or several in alphabetical order with a comma between them."""
     id: str
     """Id of the comparison."""
     prompt_id: str
@@ -86,7 +89,7 @@ class KtoRow(Row):
     prompt_id: str
     """Id of the prompt."""
     source: str
-    """`ai`, `human` or `contrast`."""
+    """`ai`, `human`, `contrast` or `revision`."""
 
     @property
     def chars(self) -> int:
@@ -119,6 +122,10 @@ SWARM_PREFERENCES = Table("llm_swarm", SwarmPreferenceRow, ("train_prefs", "test
 PREFERENCE_TABLES = (PREFERENCES, KTO, SWARM_PREFERENCES)
 
 
+_UNJUDGED: Mapping[str, None] = dict.fromkeys(("p_ab", "p_ba", "position_flip", "off_mass", "judge_model"))
+"""The columns that speak of a judge, where there was none."""
+
+
 def is_tie(p: float, margin: float) -> bool:
     """Whether a probability is 0.5 or within `margin` of it."""
     return abs(p - 0.5) <= margin + TIE
@@ -127,10 +134,7 @@ def is_tie(p: float, margin: float) -> bool:
 def ai_row(label: Label) -> PreferenceRow:
     """The row of a judge's label."""
     verdict = label.verdict
-    if is_tie(verdict.p_a, 0):
-        a_chosen = stable_seed(label.seed, "tie", label.comparison.id) % 2 == 0
-    else:
-        a_chosen = verdict.p_a > 0.5
+    a_chosen = _a_chosen(verdict.p_a, label.seed, label.comparison.id)
     # Where b is chosen, the order in which it was shown first is "ba".
     first, second = (verdict.p_ab, verdict.p_ba) if a_chosen else (_other(verdict.p_ba), _other(verdict.p_ab))
     masses = [judgement.off_mass for judgement in verdict.judgements]
@@ -155,16 +159,28 @@ def gold_row(
     """The row of a comparison with a gold label, which people are taken to have given, unless it is a `contrast`."""
     return _row(
         comparison if comparison.gold == "a" else comparison.swap(),
+        **_UNJUDGED,
         p_chosen=1.0,
-        p_ab=None,
-        p_ba=None,
-        position_flip=None,
-        off_mass=None,
         principle_ids=principle_ids,
-        judge_model=None,
         constitution_sha256=constitution_sha256,
         seed=seed,
         source="contrast" if comparison.source == "contrast" else "human",
+    )
+
+
+def vote_row(
+    comparison: Comparison, p_a: float, seed: int, *, annotator_id: str | None, source: Literal["human", "revision"]
+) -> PreferenceRow:
+    """The row of a comparison of which people say, or the order of a revision, how likely a is the better one."""
+    return _row(
+        comparison if _a_chosen(p_a, seed, comparison.id) else comparison.swap(),
+        **_UNJUDGED,
+        p_chosen=max(p_a, 1 - p_a),
+        principle_ids=(),
+        constitution_sha256=None,
+        seed=seed,
+        source=source,
+        annotator_id=annotator_id,
     )
 
 
@@ -202,28 +218,31 @@ def label_studio_task(label: Label, margin: float) -> str:
         "value": {"selected": "left" if p_a > 0.5 else "right"},
     }
     prediction = {"model_version": label.model, "score": max(p_a, 1 - p_a), "result": [choice]}
-    task = {
-        "data": {
-            "id": comparison.id,
-            "prompt": transcript(comparison.prompt.messages).strip(),
-            "response_a": comparison.a.text,
-            "response_b": comparison.b.text,
-        },
-        "predictions": [] if is_tie(p_a, margin) else [prediction],
-    }
+    task = {"data": task_data(comparison), "predictions": [] if is_tie(p_a, margin) else [prediction]}
     return json.dumps(task, ensure_ascii=False)
+
+
+def task_data(comparison: Comparison) -> Mapping[str, object]:
+    """What a Label Studio task shows; `messages` is the conversation as it is, which its transcript is not quite."""
+    return {
+        "id": comparison.id,
+        "prompt": transcript(comparison.prompt.messages).strip(),
+        "messages": [message.model_dump() for message in comparison.prompt.messages],
+        "response_a": comparison.a.text,
+        "response_b": comparison.b.text,
+    }
 
 
 def _row(better_first: Comparison, **columns: object) -> PreferenceRow:
     """The row of a comparison whose response a is the better one."""
     chosen, rejected, prompt = better_first.a, better_first.b, better_first.prompt
     return PreferenceRow.model_validate(
-        columns
+        {"annotator_id": None}
+        | columns
         | {
             "prompt": prompt.messages,
             "chosen": (Message(role="assistant", content=chosen.text),),
             "rejected": (Message(role="assistant", content=rejected.text),),
-            "annotator_id": None,
             "id": better_first.id,
             "prompt_id": prompt.id,
             "chosen_origin": chosen.origin,
@@ -233,6 +252,11 @@ def _row(better_first: Comparison, **columns: object) -> PreferenceRow:
             "topic": prompt.topic,
         }
     )
+
+
+def _a_chosen(p_a: float, seed: int, id_: str) -> bool:
+    """Whether response a is the likelier one; drawn in an exact tie."""
+    return stable_seed(seed, "tie", id_) % 2 == 0 if is_tie(p_a, 0) else p_a > 0.5
 
 
 def _other(p: float | None) -> float | None:

@@ -33,8 +33,8 @@ from cai.data.tables import split_of
 from cai.records import Label, stable_seed
 
 
-class PreferencesConfig(StrictModel):
-    """How labels become a data set."""
+class TablesConfig(StrictModel):
+    """How labels, a judge's or people's, become the rows of the tables."""
 
     test_share: Share = 0.05
     """Share of the prompts whose rows go to the test splits."""
@@ -42,6 +42,11 @@ class PreferencesConfig(StrictModel):
     """A label this close to 0.5 is a tie. 0 makes exact ties only."""
     drop_ties: bool = False
     """Leave ties out of `preferences` too; the tables of hard labels never have them."""
+
+
+class PreferencesConfig(TablesConfig):
+    """How a judge's labels become a data set."""
+
     human: str | None = None
     """Comparisons with human choices to mix in: a file, a shipped set, or `hub:owner/name[@config][:split]`."""
     human_column: str | None = None

@@ -46,7 +46,9 @@ class Reject(RowNote):
     `duplicate_id` (an earlier row has this id) and `duplicate_prompt` or `duplicate_comparison` (rows without ids, same
     content). Comparisons have `missing_response`, `empty_response`, `identical_responses`, `unknown_gold`, `gold_tie`
     and `no_gold` (a gold label is wanted), `bad_record`, and as chains `helpful` and `unrevised`. Preferences have
-    all of these and `bad_p`; demonstrations `missing_response` and `empty_response`.
+    all of these and `bad_p`; demonstrations `missing_response` and `empty_response`. Imports of human data add
+    `missing_column`, `unknown_preference`, `no_preference`, `no_annotator`, `duplicate_vote`, `not_a_task` and
+    `bad_annotation`.
     """
 
 
