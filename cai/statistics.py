@@ -111,10 +111,26 @@ def clustered_mean(
     return Mean(value=value, low=float(ends[0]), high=float(ends[1]))
 
 
-def _resamples(clusters: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """`RESAMPLES` rows of `clusters` cluster numbers each, in pieces."""
+def resampled_sums(totals: Floats, *, seed: int) -> Iterator[Floats]:
+    """Draw whole clusters with replacement, as `clustered_mean` does, for statistics of other sums.
+
+    `totals` (clusters, k) holds the k sums of each cluster. Gives those of `RESAMPLES` bootstrap samples, in pieces of
+    shape (some, k).
+    """
+    clusters, width = totals.shape
+    # Tables of counts are nearly empty, so each sum is taken over the clusters that it has something of.
+    filled = [np.flatnonzero(column) for column in totals.T]
+    for drawn in _resamples(clusters, seed, width):
+        rows = len(drawn)
+        places = (drawn * rows + np.arange(rows)[:, None]).ravel()
+        times_drawn = np.bincount(places, minlength=clusters * rows).reshape(clusters, rows).astype(np.float64)
+        yield np.stack([totals[some, place] @ times_drawn[some] for place, some in enumerate(filled)], 1)
+
+
+def _resamples(clusters: int, seed: int, width: int = 1) -> Iterator[NDArray[np.int64]]:
+    """`RESAMPLES` rows of `clusters` cluster numbers each, in pieces; `width` numbers are made of each row."""
     random = np.random.default_rng(seed)
-    rows = max(1, _DRAWS_AT_ONCE // clusters)
+    rows = max(1, _DRAWS_AT_ONCE // max(clusters, width))
     for start in range(0, RESAMPLES, rows):
         yield random.integers(clusters, size=(min(rows, RESAMPLES - start), clusters))
 

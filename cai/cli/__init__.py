@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from keyword import iskeyword
 
 import click
 
@@ -15,9 +16,14 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "sample": ("cai.cli.sample", "Sample responses and put them into pairs for a judge."),
     "contrast": ("cai.cli.contrast", "Sample replies for and against a principle; write preference data."),
     "label": ("cai.cli.judging", "Have a judge label pairs of responses; write preference data."),
+    "rate": ("cai.cli.rate", "Serve a page on which people compare responses."),
     "judge-check": ("cai.cli.judging", "Certify a judge on comparisons with known answers."),
+    "export": ("cai.cli.export", "Write people's ratings as preference data."),
+    "import": ("cai.cli.human_import", "Write preferences from elsewhere as preference data."),
+    "agreement": ("cai.cli.agreement", "Measure how raters and judges agree."),
     "train": ("cai.cli.train", "Train on feedback: SFT, reward models, DPO, PPO."),
     "score": ("cai.cli.score", "Give rewards to responses with a reward model."),
+    "compare": ("cai.cli.compare", "Compare the AI path with the human path on one page."),
     "monitor": ("cai.cli.monitor", "Look for reward hacking in a run of reinforcement learning."),
     "show": ("cai.cli.show", "Show the transcripts of a run side by side."),
     "constitution": ("cai.cli.constitution", "Write, check, compare and import constitutions."),
@@ -34,7 +40,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_") + ("_" if iskeyword(cmd_name) else "")
+        command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
