@@ -20,11 +20,13 @@ import pytest
 from rating_pages import Served, serving
 from rating_samples import comparison, new_store
 from selenium import webdriver
+from selenium.common.exceptions import JavascriptException, NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from cai.human.records import Answer
@@ -115,11 +117,15 @@ class Page:
             ActionChains(self.chrome).send_keys(key).perform()
 
     def to_next(self, act: Callable[[], object]) -> None:
-        """Do what leads to another page, and wait until that is there."""
-        self.js("window.left = true")
+        """Do what leads to another page, and wait until it has begun: further commands wait until it is there."""
+        left = self.one("html")
         act()
-        waiting = WebDriverWait(self.chrome, 30, poll_frequency=0.02)
-        waiting.until(lambda _: self.js("return !window.left && document.readyState === 'complete'"))
+        self.until(lambda: staleness_of(left)(self.chrome))
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait; what a page that is just being left says is passed over."""
+        gone = (StaleElementReferenceException, NoSuchElementException, JavascriptException)
+        WebDriverWait(self.chrome, 30, poll_frequency=0.02, ignored_exceptions=gone).until(lambda _: holds())
 
     def click(self, value: str) -> None:
         self.to_next(self.one(f'button[name="answer"][value="{value}"]').click)
@@ -262,9 +268,9 @@ def test_focus_and_status_follow_for_screen_readers(browser: Page, tmp_path: Pat
     with new_store(tmp_path / "r.sqlite", planted(3), now=now) as store, serving(store) as served:
         browser.open(served)
         assert browser.focus.text == "Comparison 1"
-        browser.press("2")
-        WebDriverWait(browser.chrome, 30).until(lambda _: browser.title == "Comparison 2")
-        WebDriverWait(browser.chrome, 30).until(lambda _: browser.note == "Your answer is saved.")
+        browser.to_next(functools.partial(browser.press, "2"))
+        assert browser.title == "Comparison 2"
+        browser.until(lambda: browser.note == "Your answer is saved.")
         assert browser.focus.text == "Comparison 2"
         assert browser.one("#note").get_attribute("role") == "status"
         assert browser.chrome.current_url == f"http://127.0.0.1:{served.port}/"
@@ -332,7 +338,7 @@ def test_long_texts_scroll_inside_and_leave_the_answers_in_sight(
         assert tall.rect["height"] < height
         tall.click()
         browser.press(Keys.END)
-        WebDriverWait(browser.chrome, 30).until(lambda _: browser.js("return arguments[0].scrollTop", tall) > 1000)
+        browser.until(lambda: browser.js("return arguments[0].scrollTop", tall) > 1000)
 
 
 def test_texts_are_text(browser: Page, tmp_path: Path) -> None:
@@ -377,7 +383,7 @@ def test_link_on_another_site_opens_the_page(browser: Page, tmp_path: Path) -> N
                 browser.chrome.get(f"http://localhost:{site.server_port}/mail.html")
                 browser.chrome.delete_all_cookies()
                 browser.one("a").click()
-                WebDriverWait(browser.chrome, 30).until(lambda _: browser.title == "Comparison 1")
+                browser.until(lambda: browser.title == "Comparison 1")
                 browser.click("1")
                 assert browser.title == "All done. Thank you!"
             finally:
@@ -404,14 +410,14 @@ def test_works_without_javascript(tmp_path: Path) -> None:
         for count in range(4):
             place = int(page.responses[0].split()[1])
             if count == 1:
-                page.one('button[value="skipped"]').click()
-                page.one('button[form="undo"]').click()
+                page.click("skipped")
+                page.to_next(page.one('button[form="undo"]').click)
                 assert page.note == "Your last answer is taken back. Here it is again."
                 assert int(page.responses[0].split()[1]) == place
             page.one("#guidelines summary").click()
             assert "more respect and patience" in page.one("#guidelines").text
             page.one("#comment").send_keys("plain")
-            page.one(f'button[value="{button_for(page.responses)}"]').click()
+            page.click(button_for(page.responses))
             wanted[f"c{place}"] = (truth(place), "plain")
         assert page.title == "All done. Thank you!"
         assert kept(store) == wanted
