@@ -20,7 +20,7 @@ import pytest
 from rating_pages import Served, serving
 from rating_samples import comparison, new_store
 from selenium import webdriver
-from selenium.common.exceptions import JavascriptException, NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -123,9 +123,9 @@ class Page:
         self.until(lambda: staleness_of(left)(self.chrome))
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Wait; what a page that is just being left says is passed over."""
-        gone = (StaleElementReferenceException, NoSuchElementException, JavascriptException)
-        WebDriverWait(self.chrome, 30, poll_frequency=0.02, ignored_exceptions=gone).until(lambda _: holds())
+        """Wait; a page that is just being left may answer with all kinds of errors."""
+        waiting = WebDriverWait(self.chrome, 30, poll_frequency=0.02, ignored_exceptions=(WebDriverException,))
+        waiting.until(lambda _: holds())
 
     def click(self, value: str) -> None:
         self.to_next(self.one(f'button[name="answer"][value="{value}"]').click)
