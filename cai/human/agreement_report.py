@@ -179,7 +179,7 @@ def _counts(ratings: RatingSet, votes: Votes) -> RatingCounts:
         both_bad=answers.count("both_bad"),
         skipped=answers.count("skipped"),
         checks=len(ratings.checks),
-        checks_failed=sum(rating.preferred != rating.check for rating in ratings.checks),
+        checks_failed=sum(rating.fails_check for rating in ratings.checks),
         duplicates=ratings.duplicates,
         repeated=ratings.repeated,
     )

@@ -10,10 +10,12 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from cai.constitution import load_constitution
-from cai.data.comparisons import ComparisonInput, read_comparisons
+from cai.data.comparisons import SAMPLED, ComparisonInput, read_comparisons
 from cai.data.files import file_sha256, read_rows
 from cai.data.rows import RowTally, ignore
 from cai.errors import CaiError, DataError, Problem
+from cai.human.exporting import CHECKS, RATINGS
+from cai.human.page_directory import CONSTITUTION, STORE
 from cai.human.records import Rating
 from cai.human.store import RatingStore
 from cai.journal import first_problem
@@ -23,10 +25,6 @@ from cai.rundir import read_manifest, read_records
 InputKind = Literal["rating directory", "export", "ratings", "comparisons", "labels"]
 RecordT = TypeVar("RecordT", bound=Record)
 
-STORE = "ratings.sqlite"
-RATINGS, CHECKS, COMPARISONS = "ratings.jsonl", "checks.jsonl", "comparisons.jsonl"
-"""Files of an export; the last two may be missing."""
-_CONSTITUTION = "constitution.yaml"
 _LABEL_STAGES = ("label", "judge-check")
 _SHOWN_PROBLEMS = 10
 
@@ -103,9 +101,9 @@ def read_rating_source(path: str) -> RatingSource:
     read = [folder / name for name in (RATINGS, CHECKS) if (folder / name).is_file()]
     ratings = tuple(rating for file in read for rating in _lines(file, Rating, may_be_empty=file.name == CHECKS))
     comparisons: tuple[Comparison, ...] = ()
-    if (folder / COMPARISONS).is_file():
-        read.append(folder / COMPARISONS)
-        comparisons = tuple(_lines(folder / COMPARISONS, Comparison, may_be_empty=True))
+    if (folder / SAMPLED).is_file():
+        read.append(folder / SAMPLED)
+        comparisons = tuple(_lines(folder / SAMPLED, Comparison, may_be_empty=True))
     sha256 = hashlib.sha256("\n".join(map(file_sha256, read)).encode()).hexdigest()
     return RatingSource(_file(path, "export", sha256, ratings), _checked(path, ratings), comparisons)
 
@@ -252,7 +250,7 @@ def _tags(folder: Path) -> Mapping[str, tuple[str, ...]] | None:
     Raises:
         DataError: it is there and cannot be read.
     """
-    file = folder / _CONSTITUTION
+    file = folder / CONSTITUTION
     if not file.is_file():
         return None
     try:

@@ -116,7 +116,7 @@ def _figures(
     preferring = [rating for rating in mine if rating.preferred is not None]
     firsts = sum(rating.preferred == rating.first for rating in preferring)
     slight = sum(rating.answer.startswith("rather") for rating in preferring)
-    failed = sum(rating.preferred != rating.check for rating in checks)
+    failed = sum(rating.fails_check for rating in checks)
     units, own, others = votes.against_others(place)
     clusters, pair_clusters = votes.clusters[units], votes.clusters[pairs.units]
     taken = (pairs.first == place) | (pairs.second == place)

@@ -41,9 +41,19 @@ class Rating(Record):
     @property
     def preferred(self) -> Side | None:
         """The response that the rater prefers, if one."""
-        p = self.p_a()
-        return None if p is None else "a" if p > 0.5 else "b"
+        return preferred_side(self.answer)
+
+    @property
+    def fails_check(self) -> bool:
+        """Whether it is the answer to an attention check and does not prefer the better response."""
+        return self.check is not None and self.preferred != self.check
 
     def p_a(self, slight: float = SLIGHT) -> float | None:
         """The answer as a probability that a is better; None where neither is preferred."""
         return {"a": 1.0, "rather_a": slight, "rather_b": 1 - slight, "b": 0.0}.get(self.answer)
+
+
+def preferred_side(answer: Answer) -> Side | None:
+    """The response that an answer prefers, if one."""
+    sides: Mapping[Answer, Side] = {"a": "a", "rather_a": "a", "rather_b": "b", "b": "b"}
+    return sides.get(answer)

@@ -16,7 +16,7 @@ from cai.errors import CaiError, ConfigError, DataError, RunDirError
 from cai.human.config import RatingConfig
 from cai.human.database import Database, new_database
 from cai.human.handout import add_items, hand_out, open_comparisons
-from cai.human.records import ANSWERS, Answer, Rating
+from cai.human.records import ANSWERS, Answer, Rating, preferred_side
 from cai.journal import first_problem
 from cai.records import Comparison, Record, Side
 from cai.visible import whole
@@ -342,13 +342,12 @@ def _shown(connection: sqlite3.Connection, rater: Rater, comparisons: int) -> Sh
 def _progress(name: str, answered: list[sqlite3.Row]) -> Progress:
     data = [row for row in answered if row["expected"] is None]
     checks = [row for row in answered if row["expected"] is not None]
-    failed = sum(row["answer"] not in (row["expected"], f"rather_{row['expected']}") for row in checks)
     return Progress(
         rater=name,
         answered=len(data),
         skipped=sum(row["answer"] == "skipped" for row in data),
         checks=len(checks),
-        checks_failed=failed,
+        checks_failed=sum(preferred_side(row["answer"]) != row["expected"] for row in checks),
         median_seconds=median(row["seconds"] for row in data) if data else None,
     )
 

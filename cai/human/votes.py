@@ -110,6 +110,6 @@ def _facts(name: str, ratings: Sequence[Rating], left_out: bool) -> RaterFacts:
         both_bad=sum(rating.answer == "both_bad" for rating in data),
         skipped=sum(rating.answer == "skipped" for rating in data),
         checks=len(checks),
-        checks_failed=sum(rating.preferred != rating.check for rating in checks),
+        checks_failed=sum(rating.fails_check for rating in checks),
         left_out=left_out,
     )
