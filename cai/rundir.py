@@ -22,7 +22,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -226,6 +226,16 @@ class RunDir:
         self._failed[id_key(failure.id)] = failure.reason
 
     @contextmanager
+    def stopped_if_it_fails(self) -> Iterator[None]:
+        """Mark the run as stopped where what is done within fails, whatever the reason."""
+        try:
+            yield
+        except BaseException:
+            with suppress(RunDirError):
+                self.save("stopped")
+            raise
+
+    @contextmanager
     def at_work(self) -> Iterator[None]:
         """Count the time within towards `work_seconds`."""
         began = time.monotonic()
@@ -298,6 +308,11 @@ def shared_keys_digest(config: Mapping[str, Any], inputs: Mapping[str, str], fre
     """Hash of all that must stay the same when a run goes on: inputs, and the config without `free_keys`."""
     kept = {key: value for key, value in _flat(config).items() if key not in free_keys}
     return sha256(json.dumps([kept, dict(inputs)], sort_keys=True).encode()).hexdigest()
+
+
+def run_path(name: str, config: Mapping[str, Any], inputs: Mapping[str, str], free_keys: frozenset[str]) -> Path:
+    """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
+    return Path("runs") / f"{name}-{shared_keys_digest(config, inputs, free_keys)[:8]}"
 
 
 def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> list[str]:

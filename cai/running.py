@@ -4,7 +4,6 @@ A stage describes what it does as a `Job`. Its work falls into one or more phase
 engines are opened one after the other, and one whose phase has nothing left to do is not opened at all.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +19,10 @@ from cai.data.card_parts import RunFacts
 from cai.data.dataset import DatasetCounts
 from cai.data.rows import Reject
 from cai.engines import Engine, open_engine
-from cai.errors import RunDirError, StageError
+from cai.errors import StageError
 from cai.progress import StageProgress
 from cai.records import Failure, Record, StageResult
-from cai.rundir import Manifest, RunDir, shared_keys_digest
+from cai.rundir import Manifest, RunDir, run_path
 from cai.stage import OnStep, WorkItem, run_interruptible, run_stage, sigterm_interrupts
 
 InputT = TypeVar("InputT")
@@ -85,8 +84,7 @@ class Outcome(Generic[CountsT]):
 
 def default_out(name: str, config: StageConfig, hashes: Mapping[str, str]) -> Path:
     """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
-    digest = shared_keys_digest(config.model_dump(mode="json"), hashes, config.free_keys)
-    return Path("runs") / f"{name}-{digest[:8]}"
+    return run_path(name, config.model_dump(mode="json"), hashes, config.free_keys)
 
 
 def run_job(
@@ -125,17 +123,13 @@ def run_job(
         run.manifest.counts = {**job.counts, "rejected_rows": len(job.rejects)}
         run.write_rejects(job.rejects)
         progress = StageProgress(console, job.noun, job.total, run.finished + (0 if retry_failed else run.failed))
-        try:
+        with run.stopped_if_it_fails():
             if phases := _unfinished(job, run, retry_failed):
                 run_interruptible(_generate(job, phases, run, progress, retry_failed))
             counts = _last_export(job, run)
             if counts is None:
                 counts = job.export(run)
                 run.manifest.export = {**_exportable(job, run), "counts": counts.model_dump(mode="json")}
-        except BaseException:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            raise
         allowed = config.max_failure_share * job.total
         run.save("failed" if run.failed > allowed else "finished")
         if run.failed > allowed:

@@ -8,7 +8,6 @@ comparison.html   one page with tables and plots; comparison.md has the same tex
 cross.svg, efficiency.svg, cost.svg   the plots by themselves
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,9 +25,8 @@ from cai.compare.records import Costs, PathComparison
 from cai.compare.report import report
 from cai.compare.training import MODELS, PAIRS, ModelAsked, models_asked, train_models
 from cai.data.demonstration_source import read_demonstrations
-from cai.errors import RunDirError
 from cai.journal import write_file
-from cai.rundir import Manifest, RunDir, shared_keys_digest
+from cai.rundir import Manifest, RunDir, run_path
 from cai.stage import sigterm_interrupts
 from cai.train.arguments import check_further
 from cai.train.encoding import Encoding
@@ -55,9 +53,7 @@ class ComparePlan:
     @property
     def default_out(self) -> Path:
         """`runs/compare-HASH`: the same command finds its run again, another configuration gets its own."""
-        config = self.config
-        digest = shared_keys_digest(config.model_dump(mode="json"), self.hashes, config.FREE_KEYS)
-        return Path("runs") / f"{STAGE}-{digest[:8]}"
+        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -127,14 +123,10 @@ def compare_paths(
             "rejected_rows": len(plan.pairs.rejects),
         }
         run.write_rejects(plan.pairs.rejects)
-        try:
+        with run.stopped_if_it_fails():
             with run.at_work():
                 comparison = _measure(plan, out, console, command)
             _write(run, comparison)
-        except BaseException:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            raise
         run.save("finished")
         return Compared(out, run.manifest, comparison)
 

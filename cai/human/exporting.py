@@ -27,12 +27,12 @@ from cai.errors import ConfigError, DataError
 from cai.human.card import ExportCounts, ExportFacts, render_export_card
 from cai.human.label_studio import rating_task
 from cai.human.page_directory import CONSTITUTION, STORE
-from cai.human.preference_run import HumanTablesConfig, Published, publish, run_digest, write_labels
+from cai.human.preference_run import HumanTablesConfig, Published, publish, write_labels
 from cai.human.records import SLIGHT, Rating
 from cai.human.store import RatingStore
 from cai.human.votes import HumanLabel, RaterFacts, human_label, rater_facts, rating_votes
 from cai.records import Comparison
-from cai.rundir import RunDir
+from cai.rundir import RunDir, run_path
 from cai.strict_yaml import nearest
 
 STAGE = "export"
@@ -69,7 +69,7 @@ class ExportInputs:
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
         name = Path(self.config.ratings).resolve().name
-        return Path("runs") / f"{STAGE}-{name}-{run_digest(self.config, self.hashes)}"
+        return run_path(f"{STAGE}-{name}", self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
 
 
 def load_export(config: ExportConfig) -> ExportInputs:

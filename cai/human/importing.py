@@ -28,11 +28,11 @@ from cai.errors import DataError
 from cai.human.card import ImportCounts, ImportFacts, render_import_card
 from cai.human.columns import Ballot, OneVoteEach, PairColumns, pair_ballot, swarm_ballot, transcript_ballot
 from cai.human.label_studio import annotation_rows, task_ballot
-from cai.human.preference_run import HumanTablesConfig, Published, publish, run_digest, write_labels
+from cai.human.preference_run import HumanTablesConfig, Published, publish, write_labels
 from cai.human.records import SLIGHT
 from cai.human.votes import HumanLabel, Vote, human_label
 from cai.records import Comparison
-from cai.rundir import RunDir
+from cai.rundir import RunDir, run_path
 
 STAGE = "import"
 
@@ -113,7 +113,8 @@ class ImportInputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return Path("runs") / f"{STAGE}-{self.config.format}-{run_digest(self.config, self.hashes)}"
+        config = self.config
+        return run_path(f"{STAGE}-{config.format}", config.model_dump(mode="json"), self.hashes, config.FREE_KEYS)
 
 
 def load_import(config: ImportConfig) -> ImportInputs:

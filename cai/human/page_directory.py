@@ -24,7 +24,7 @@ from cai.human.config import Count, RatingConfig
 from cai.human.store import RatingStore
 from cai.journal import write_error, write_file
 from cai.records import Comparison
-from cai.rundir import shared_keys_digest
+from cai.rundir import run_path
 
 STORE = "ratings.sqlite"
 CONSTITUTION = "constitution.yaml"
@@ -140,8 +140,7 @@ def _from_source(config: RateConfig, out: Path | None) -> RatingDirectory:
 
     hashes = {"constitution": constitution.sha256, "comparisons": scan.sha256, "checks": _digest(_checks(config))}
     if out is None:
-        digest = shared_keys_digest(config.model_dump(mode="json"), hashes, _FREE_KEYS)
-        out = Path("runs") / f"rate-{digest[:8]}"
+        out = run_path("rate", config.model_dump(mode="json"), hashes, _FREE_KEYS)
     if is_new := not (out / STORE).exists():
         _check_apart(config, wanted())
         _make(out, config, constitution, wanted(), scan.sha256)

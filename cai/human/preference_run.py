@@ -5,7 +5,6 @@ its card finds the old or the new one. From its start to its end the manifest's 
 in between is not trained on before the command was run again.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ from cai.data.preference_tables import is_tie, vote_row
 from cai.data.preferences import TablesConfig, add_pair
 from cai.data.rows import Reject
 from cai.data.tables import split_of
-from cai.errors import RunDirError
 from cai.human.votes import HumanLabel
 from cai.records import Comparison, Record
-from cai.rundir import Manifest, RunDir, shared_keys_digest
+from cai.rundir import Manifest, RunDir
 from cai.stage import sigterm_interrupts
 
 
@@ -104,11 +102,6 @@ def write_labels(
     )
 
 
-def run_digest(config: HumanTablesConfig, hashes: Mapping[str, str]) -> str:
-    """Eight digits that tell runs apart whose configuration or inputs differ in more than `FREE_KEYS`."""
-    return shared_keys_digest(config.model_dump(mode="json"), hashes, config.FREE_KEYS)[:8]
-
-
 def publish(
     stage: str,
     config: HumanTablesConfig,
@@ -146,13 +139,9 @@ def publish(
         ) as run,
     ):
         run.manifest.counts = {**counts, "rejected_rows": len(rejects)}
-        try:
+        with run.stopped_if_it_fails():
             run.write_rejects(rejects)
             found = write(run)
-        except BaseException:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            raise
         run.manifest.export = {"cai": __version__, "counts": found.model_dump(mode="json")}
         run.save("finished")
         return Published(out, run.manifest, found)

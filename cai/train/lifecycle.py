@@ -10,7 +10,6 @@ model/               the trained model, or its adapter, with tokenizer and card
 results.json         what became of it: see each kind's module
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ import transformers
 from cai import __version__
 from cai.data.rows import Reject
 from cai.engines.weights import TRAINED
-from cai.errors import RunDirError, StageError
+from cai.errors import StageError
 from cai.rundir import Manifest, RunDir
 from cai.train.callbacks import METRICS
 from cai.train.config import TrainConfig
@@ -119,19 +118,16 @@ def run_training(
         run.manifest.counts = dict(plan.row_counts)
         run.write_rejects(plan.rejects)
         try:
-            with run.at_work():
-                results = work()
-            write_cards(results, run.manifest)
-            run.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
-        except BaseException as error:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            if isinstance(error, torch.OutOfMemoryError):
-                raise StageError(
-                    "the memory of the device is full; a smaller per_device_train_batch_size, gradient_checkpointing "
-                    "or use_peft take less"
-                ) from None
-            raise
+            with run.stopped_if_it_fails():
+                with run.at_work():
+                    results = work()
+                write_cards(results, run.manifest)
+                run.write_text(RESULTS, json.dumps(results, indent=2) + "\n")
+        except torch.OutOfMemoryError:
+            raise StageError(
+                "the memory of the device is full; a smaller per_device_train_batch_size, gradient_checkpointing or "
+                "use_peft take less"
+            ) from None
         run.save("finished")
         return TrainedModel(out, run.manifest, results)
 

@@ -14,7 +14,7 @@ from cai.data.rows import Reject
 from cai.data.training_rows import ExampleT, Preference, TrainingRows
 from cai.errors import ConfigError, DataError
 from cai.records import TIE, Message
-from cai.rundir import shared_keys_digest
+from cai.rundir import run_path
 from cai.train.arguments import check_further
 from cai.train.config import DpoConfig, Kind, RewardConfig, SftConfig, TrlConfig
 from cai.train.encoding import Encoding, tells_turns_apart
@@ -96,8 +96,8 @@ class Plan(Generic[ConfigT, ExampleT]):
 
     def default_out(self) -> Path:
         """`runs/train-KIND-HASH`: the same command finds its run again, another configuration gets its own."""
-        digest = shared_keys_digest(self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
-        return Path("runs") / f"train-{self.kind}-{digest[:8]}"
+        config = self.config
+        return run_path(f"train-{self.kind}", config.model_dump(mode="json"), self.hashes, config.FREE_KEYS)
 
 
 def plan_sft(config: SftConfig) -> Plan[Any, Any]:

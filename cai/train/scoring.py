@@ -10,7 +10,6 @@
 The members' rewards are what is kept, so another way to combine them, in the same directory, runs no model again.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,10 +22,10 @@ from rich.console import Console
 from cai.config import Positive, Share, StrictModel
 from cai.data.responses import Responses, read_responses, scan_responses
 from cai.data.rows import Reject, ignore
-from cai.errors import RunDirError, StageError
+from cai.errors import StageError
 from cai.progress import StageProgress
 from cai.records import Failure, Message, Usage
-from cai.rundir import Manifest, RunDir, shared_keys_digest
+from cai.rundir import Manifest, RunDir, run_path
 from cai.stage import sigterm_interrupts
 from cai.train.reward_checkpoints import RewardCheckpoints, find_reward_models
 from cai.train.reward_model import PENALTY, Combination, check_combination
@@ -93,9 +92,7 @@ class ScoringInputs:
     @property
     def default_out(self) -> Path:
         """`runs/score-HASH`: the same command finds its run again, another configuration gets its own."""
-        config = self.config
-        digest = shared_keys_digest(config.model_dump(mode="json"), self.hashes, config.FREE_KEYS)
-        return Path("runs") / f"{STAGE}-{digest[:8]}"
+        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def score_responses(
     ):
         run.manifest.counts = {"responses": inputs.total, "rejected_rows": len(inputs.rejects)}
         run.write_rejects(inputs.rejects)
-        try:
+        with run.stopped_if_it_fails():
             _score(inputs, run, console)
             summary = write_scores(
                 out,
@@ -165,10 +162,6 @@ def score_responses(
                 members=len(inputs.models.members),
                 name=config.responses,
             )
-        except BaseException:
-            with contextlib.suppress(RunDirError):
-                run.save("stopped")
-            raise
         allowed = config.max_failure_share * inputs.total
         run.save("failed" if run.failed > allowed else "finished")
         if run.failed > allowed:

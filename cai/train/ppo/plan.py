@@ -14,7 +14,7 @@ from cai.data.prompts import read_prompts, scan_prompts
 from cai.data.rows import Reject, SeenIds
 from cai.errors import ConfigError
 from cai.records import Message
-from cai.rundir import shared_keys_digest
+from cai.rundir import run_path
 from cai.train.encoding import Encoding
 from cai.train.models import Start, find_start
 from cai.train.ppo.config import PpoConfig
@@ -81,8 +81,7 @@ class PpoPlan:
 
     def default_out(self) -> Path:
         """`runs/train-ppo-HASH`: the same command finds its run again, another configuration gets its own."""
-        digest = shared_keys_digest(self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
-        return Path("runs") / f"train-ppo-{digest[:8]}"
+        return run_path("train-ppo", self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
 
 
 def plan_ppo(config: PpoConfig) -> PpoPlan:
