@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from common import Check, in_fresh_process
 from rich.console import Console
@@ -21,7 +22,7 @@ def length(prompts, responses):
     return [len(text) / 100 for text in responses]
 """
 LARGEST_RATIO_ERROR = {"float32": 1e-3, "bfloat16": 0.1}
-WAYS: dict[str, dict[str, object]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "LoRA, float32": {"learning_rate": 2e-2, "bf16": False},
     "LoRA, bfloat16": {"learning_rate": 2e-2, "bf16": True, "gradient_checkpointing": True},
     "whole, float32": {"learning_rate": 2e-3, "bf16": False, "use_peft": False},
@@ -49,7 +50,7 @@ def check_ppo(model: str, device: str, episodes: int, folder: Path) -> Iterator[
         yield in_fresh_process(_check, way, given, folder, device)
 
 
-def _check(way: str, settings: dict[str, object], folder: Path, device: str) -> Check:
+def _check(way: str, settings: dict[str, Any], folder: Path, device: str) -> Check:
     import torch
 
     from cai.config import load_config
@@ -63,7 +64,7 @@ def _check(way: str, settings: dict[str, object], folder: Path, device: str) -> 
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    episodes = STEPS * int(str(settings["batch_size"]))
+    episodes = STEPS * settings["batch_size"]
     given = {
         **settings,
         "prompts": [{"path": str(folder / "prompts.jsonl")}],

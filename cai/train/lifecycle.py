@@ -13,6 +13,7 @@ results.json         what became of it: see each kind's module
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -133,6 +134,9 @@ def run_training(
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that a training depends on."""
-    packages = ("torch", "transformers", "trl", "peft", "accelerate")  # not imported: PPO does without TRL's memory
-    return {"cai": __version__, **{name: metadata.version(name) for name in packages}}
+    """Versions of all that a training depends on, where it is installed: PPO does without TRL."""
+    found = {"cai": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}
+    for name in ("trl", "peft", "accelerate"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)  # not by importing it, which would take memory
+    return found

@@ -4,10 +4,12 @@ import json
 import random
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ppo_models import plan, write_prompts
 from pydantic import ValidationError
 from reward_models import change_json, save_reward_model
@@ -15,6 +17,7 @@ from tiny_model import byte_tokenizer, save_tiny_model
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from cai.errors import ConfigError, EngineError
+from cai.train.lifecycle import versions
 from cai.train.models import stop_tokens
 from cai.train.ppo.config import PpoConfig
 
@@ -37,6 +40,20 @@ def test_ppo_loads_none_of_the_libraries_that_it_can_do_without() -> None:
         f"import sys, cai.train.ppo.run, cai.train.ppo.plan; print([name for name in {heavy} if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_versions_of_a_run_do_without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name == "trl":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    assert versions()["trl"] == installed("trl")
+    monkeypatch.setattr(metadata, "version", version)
+    assert versions().keys() == {"cai", "torch", "transformers", "peft", "accelerate"}
+    assert versions()["torch"] == torch.__version__
 
 
 def test_prompts_are_split_by_the_seed_and_counted(tmp_path: Path, tiny: Path) -> None:
