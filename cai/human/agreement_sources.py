@@ -81,7 +81,7 @@ class JudgeSource:
 
 
 def read_rating_source(path: str) -> RatingSource:
-    """Read a directory of `cai rate`, a run of `cai export` or `cai import`, or a .jsonl file of ratings.
+    """Read a directory of `cai rate`, a run of `cai export`, or a .jsonl file of ratings.
 
     Raises:
         DataError: there are no ratings, or lines are broken; all of them are named.
