@@ -447,10 +447,18 @@ def test_oversized_body_is_refused_before_it_is_read(served: Served) -> None:
 def test_oversized_body_without_a_length_is_refused(served: Served) -> None:
     client = served.client()
     fields = client.look().fields["answer"]
-    body = [f"csrf={fields['csrf']}&key={fields['key']}&answer=1&comment=".encode(), *[b"x" * 1024] * 70]
+    begun = f"csrf={fields['csrf']}&key={fields['key']}&answer=1&comment=".encode()
+    body = begun + b"x" * (MAX_BODY + 1 - len(begun))
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
-    headers = {**FORM, "Cookie": f"cai_rater={client.cookies['cai_rater']}"}
-    connection.request("POST", "/answer", iter(body), headers, encode_chunked=True)
+    connection.putrequest("POST", "/answer")
+    sent = {**FORM, "Cookie": f"cai_rater={client.cookies['cai_rater']}", "Transfer-Encoding": "chunked"}
+    for name, value in sent.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    # No byte more than the server must read: a connection closed on unread bytes is reset before its answer is read.
+    connection.send(
+        b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:1024], body[1024:])).removesuffix(b"\r\n")
+    )
     assert connection.getresponse().status == 413
     connection.close()
     assert rows(served.store) == []
