@@ -36,7 +36,8 @@ class Phase(Generic[InputT, ResultT]):
 
     engine: EngineConfig
     items: Callable[[], Iterator[WorkItem[InputT]]]
-    """Begins anew to give all items in order, finished or not. No id or index stands in two phases."""
+    """Begins anew to give all items in order, finished or not. No id or index stands in two phases. It is called when
+    the phase's turn comes, so that items may follow from the records of earlier phases."""
     worker: Callable[[Engine, OnStep], Callable[[WorkItem[InputT]], Awaitable[ResultT]]]
     """Makes the work on one item, for `run_stage`, out of the opened engine."""
     name: str = ""
@@ -124,8 +125,8 @@ def run_job(
         run.write_rejects(job.rejects)
         progress = StageProgress(console, job.noun, job.total, run.finished + (0 if retry_failed else run.failed))
         with run.stopped_if_it_fails():
-            if phases := _unfinished(job, run, retry_failed):
-                run_interruptible(_generate(job, phases, run, progress, retry_failed))
+            if not _all_tried(job, run, retry_failed):
+                run_interruptible(_generate(job, run, progress, retry_failed))
             counts = _last_export(job, run)
             if counts is None:
                 counts = job.export(run)
@@ -156,7 +157,6 @@ def run_facts(run: RunDir, title: str, rejects: Sequence[Reject]) -> RunFacts:
 
 async def _generate(
     job: Job[InputT, ResultT, CountsT],
-    phases: Sequence[Phase[InputT, ResultT]],
     run: RunDir,
     progress: StageProgress,
     retry_failed: bool,
@@ -171,7 +171,9 @@ async def _generate(
         run.append_failure(failure)
         progress.failure()
 
-    for phase in phases:
+    for phase in job.phases:
+        if not any(True for _ in _waiting(phase, run, retry_failed)):
+            continue
         progress.note(f"opening the engine {phase.engine.engine} …")
         async with open_engine(phase.engine) as engine:
             progress.note(f"model: {engine.info.model}")
@@ -189,14 +191,9 @@ async def _generate(
                 )
 
 
-def _unfinished(
-    job: Job[InputT, ResultT, CountsT], run: RunDir, retry_failed: bool
-) -> Sequence[Phase[InputT, ResultT]]:
-    """The phases in which any item waits for its work."""
-    tried = run.finished + (0 if retry_failed else run.failed)
-    if job.config.limit is None and tried >= job.total:
-        return ()  # all that was tried is among the inputs, so counting is enough, and quick
-    return [phase for phase in job.phases if any(True for _ in _waiting(phase, run, retry_failed))]
+def _all_tried(job: Job[InputT, ResultT, CountsT], run: RunDir, retry_failed: bool) -> bool:
+    """Whether counting alone shows that no item waits: without a limit, all that was tried is among the inputs."""
+    return job.config.limit is None and run.finished + (0 if retry_failed else run.failed) >= job.total
 
 
 def _waiting(phase: Phase[InputT, ResultT], run: RunDir, retry_failed: bool) -> Iterator[WorkItem[InputT]]:

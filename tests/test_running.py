@@ -41,6 +41,8 @@ class Bench:
     names: tuple[str, ...] = ("first", "second")
     words: int = 3
     config: StageConfig = field(default_factory=StageConfig)
+    chained: bool = False
+    """Each phase but the first works on what the one before has written."""
     asked: list[str] = field(default_factory=list)
     drawn: int = 0
     exports: int = 0
@@ -63,9 +65,13 @@ class Bench:
         config = EngineConfig(engine="scripted", script=self.folder / f"{name}.yaml")
 
         def items() -> Iterator[WorkItem[str]]:
-            for number in range(self.words)[: self.config.limit]:
+            words = [f"word {number}" for number in range(self.words)][: self.config.limit]
+            if self.chained and place:
+                before = read_records(self.folder / "run", Echo)
+                words = [echo.text for echo in before if echo.id.startswith(self.names[place - 1])]
+            for number, word in enumerate(words):
                 self.drawn += 1
-                yield WorkItem(number * len(self.names) + place, f"{name}/{number}", f"word {number}")
+                yield WorkItem(number * len(self.names) + place, f"{name}/{number}", word)
 
         def worker(engine: Engine, on_step: OnStep) -> Callable[[WorkItem[str]], Awaitable[Echo]]:
             async def work(item: WorkItem[str]) -> Echo:
@@ -166,6 +172,16 @@ def test_only_the_engine_whose_phase_has_something_left_is_opened(tmp_path: Path
     assert outcome.manifest.failures == {}
     assert {echo.id: echo.attempt for echo in read_records(tmp_path / "run", Echo) if echo.attempt} == {"second/1": 1}
     assert bench.exports == 2
+
+
+def test_a_phase_finds_what_the_one_before_has_written(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, chained=True)
+    bench.run()
+    assert bench.texts() == [line for n in range(3) for line in (f"first word {n}", f"second first word {n}")]
+    bench.forbid("first")
+    bench.forbid("second")
+    bench.run()
+    assert bench.asked == []
 
 
 def test_a_raised_limit_goes_on_and_keeps_the_order_of_the_input(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def find_file(path: str, sets: str = PROMPT_SETS) -> Path:
     shipped = find_asset(path, sets, ".jsonl")
     if shipped is None:
         known = nearest(path, asset_names(sets, ".jsonl"))
-        kind = "prompt set" if sets == PROMPT_SETS else "set of comparisons"
+        kind = {PROMPT_SETS: "prompt set", COMPARISON_SETS: "set of comparisons"}.get(sets, "set")
         raise _fault(file, f"there is no such file, and no {kind} of this name ships{known}")
     return shipped
 

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from cai.constitution import Constitution, Principle
 from cai.engines import Engine
 from cai.errors import RecordError
-from cai.feedback.asking import Asker
+from cai.feedback.asking import Answer, Asker
 from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution, check_engine
 from cai.feedback.prompts import COMPARISON_FILES, JudgePrompts
 from cai.feedback.protocols import Alone, Likelihood, Pairwise, PrincipleJudge
@@ -60,9 +60,10 @@ class Judge:
         }
         asker = Asker(config, prompts, openings, engine, seed=seed, on_step=on_step)
         self._rater = Alone(config, prompts, asker, "score")
+        self._asking = Alone(config, prompts, asker, "pointwise")
         self._protocols: Mapping[JudgeProtocol, PrincipleJudge] = {
             "pairwise": Pairwise(config, prompts, asker),
-            "pointwise": Alone(config, prompts, asker, "pointwise"),
+            "pointwise": self._asking,
             "score": self._rater,
             "likelihood": Likelihood(config, prompts, engine, on_step),
         }
@@ -110,6 +111,20 @@ class Judge:
         )
         expected = sum(weight * value for (_, weight), (value, _) in zip(drawn, rated, strict=True))
         return (expected - 5.5) / 4.5, sum((answer.usage for _, answer in rated), Usage())
+
+    async def question(
+        self, prompt: Prompt, reply: str, principle: Principle, *, item: str, name: str, attempt: int = 0
+    ) -> tuple[float, Answer]:
+        """Ask whether one reply is at fault by one principle: the log-odds of No over Yes, and the answer that they
+        follow from. Seeds and failures go by `item` and `name`.
+
+        Raises:
+            RecordError: as `verdict`.
+        """
+        if not reply.strip():
+            raise RecordError("empty_response", "the response has no text", "input")
+        phrased = self._prompts.phrase(principle, prompt.topic)
+        return await self._asking.value(prompt, reply, phrased, item, name, attempt)
 
     def _principles(self, protocol: JudgeProtocol, prompt: Prompt, id: str) -> list[tuple[Principle, float]]:
         """The principles to judge by, phrased, with weights that sum to 1; drawn ones weigh the same."""
