@@ -1,0 +1,184 @@
+"""A ranking for people: tables on the screen and in Markdown, and the files of its run directory."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from cai.data.card_parts import escaped, markdown_table
+from cai.evaluate.ranking import STAGE, RankInputs
+from cai.evaluate.ranking_drawing import FIGURES, PLANE, RATINGS, WINS, draw_figures
+from cai.evaluate.ranking_records import Axis, Ranking
+from cai.journal import write_file
+from cai.rundir import RunDir
+from cai.stage import sigterm_interrupts
+from cai.statistics import Mean, percent
+from cai.visible import visible
+
+REPORT, PAGE = "ranking.json", "ranking.md"
+RANKING_FILES = (REPORT, PAGE, *FIGURES)
+
+_NOTHING = "–"
+_FREE_KEYS = frozenset({"baseline", "seed"})
+
+
+class _Part(NamedTuple):
+    """A table; cells are plain text."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def write_ranking(
+    inputs: RankInputs, ranking: Ranking, out: Path, *, command: Sequence[str] = (), overwrite: bool = False
+) -> tuple[str, ...]:
+    """Write ranking.json, ranking.md and the plots into a run directory, in place of an earlier ranking of these runs.
+
+    Gives the names of the files.
+
+    Raises:
+        RunDirError: `out` holds another run or cannot be written.
+    """
+    with (
+        sigterm_interrupts(),
+        RunDir.open(
+            out,
+            stage=STAGE,
+            config=inputs.config.model_dump(mode="json"),
+            inputs={},  # the runs may have grown since; their hashes stand in ranking.json
+            seed=inputs.config.seed,
+            command=command,
+            free_keys=_FREE_KEYS,
+            other_files=RANKING_FILES,
+            keeps_records=False,
+            overwrite=overwrite,
+        ) as run,
+        run.stopped_if_it_fails(),
+    ):
+        figures = draw_figures(ranking)
+        for name, content in figures.items():
+            write_file(run.path / name, content)
+        run.write_text(PAGE, ranking_page(ranking))
+        run.write_text(REPORT, ranking.model_dump_json(indent=2) + "\n")
+        run.manifest.counts = {
+            "comparisons": sum(axis.comparisons for axis in ranking.axes),
+            "policies": len({one.policy for axis in ranking.axes for one in axis.policies}),
+        }
+        run.save("finished")
+    return (REPORT, PAGE, *figures)
+
+
+def render_ranking(ranking: Ranking) -> Table:
+    """The tables for a terminal, and the sentences below them."""
+    page = Table.grid()
+    for axis in ranking.axes:
+        for part in _parts(axis, ranking.baseline):
+            table = Table(box=None, pad_edge=False, title=Text(visible(part.title), style="bold"), title_justify="left")
+            for place, name in enumerate(part.head):
+                table.add_column(name, overflow="fold", justify="left" if place == 0 else "right")
+            for row in part.rows:
+                table.add_row(*(Text(visible(cell)) for cell in row))
+            page.add_row(table)
+            page.add_row("")
+        for sentence in _sentences(axis):
+            page.add_row(Text(visible(sentence)))
+    return page
+
+
+def ranking_page(ranking: Ranking) -> str:
+    """The ranking in Markdown."""
+    parts = [
+        "# Ranking\n\n"
+        "Policies by labelled comparisons of their replies, made with `cai rank`: Bradley-Terry ratings in Elo points "
+        "(173.7 for each nat). Intervals are of 95%, by a bootstrap over prompts; those of win rates at equal length "
+        "by a sandwich estimate. `ranking.json` has all figures.\n"
+    ]
+    if ranking.warnings:
+        parts.append("".join(f"- **{escaped(warning)}**\n" for warning in ranking.warnings))
+    drawn = [RATINGS, WINS, *([PLANE] if ranking.plane else [])]
+    parts += [f"![{name}]({name}.svg)\n" for name in drawn]
+    for axis in ranking.axes:
+        for part in _parts(axis, ranking.baseline):
+            rows = [tuple(map(escaped, row)) for row in part.rows]
+            parts.append(f"## {escaped(part.title)}\n\n{markdown_table(part.head, rows)}")
+        if notes := "".join(f"- {escaped(sentence)}\n" for sentence in _sentences(axis)):
+            parts.append(notes)
+    return "\n".join(parts)
+
+
+def elo(mean: Mean) -> str:
+    """A rating and its interval in words."""
+    return f"{_points(mean.value)} ({_points(mean.low)} to {_points(mean.high)})"
+
+
+def _points(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:+.0f}" if round(value) else "0"
+
+
+def _parts(axis: Axis, baseline: str | None) -> Iterator[_Part]:
+    before = "" if axis.name == "all" else f"{axis.name}: "
+    against = "the mean" if baseline is None else baseline
+    several = axis.groups > 1
+    yield _Part(
+        f"{before}ratings, Elo points against {against}",
+        ("policy", "rating", "win rate", "comparisons", "prompts", *(["group"] if several else [])),
+        tuple(
+            (
+                one.policy,
+                elo(one.rating),
+                percent(one.win_rate),
+                f"{one.comparisons}",
+                f"{one.prompts}",
+                *([f"{one.group + 1}"] if several else []),
+            )
+            for one in axis.policies
+        ),
+    )
+    yield _Part(
+        f"{before}pairs",
+        ("pair", "comparisons", "the first one wins", "by ratings", "at equal length", "Elo difference"),
+        tuple(
+            (
+                f"{one.first}, {one.second}",
+                f"{one.comparisons}",
+                percent(one.win_rate),
+                f"{one.expected:.1%}",
+                _NOTHING if one.length_controlled is None else percent(one.length_controlled),
+                elo(one.difference),
+            )
+            for one in axis.pairs
+        ),
+    )
+    yield _Part(
+        f"{before}runs",
+        ("run", "labels", "used", "within one policy", "rejected", "certificate"),
+        tuple(
+            (
+                run.path,
+                "of people" if run.judge is None else f"of {run.judge}",
+                f"{run.used} of {run.comparisons}",
+                f"{run.within_policy}",
+                f"{sum(run.rejects.values())}",
+                _NOTHING if run.certificate is None else run.certificate,
+            )
+            for run in axis.runs
+        ),
+    )
+
+
+def _sentences(axis: Axis) -> Iterator[str]:
+    yield from axis.notes
+    length = axis.length
+    if length.reason is not None:
+        yield f"No win rates at equal length: {length.reason}."
+    if length.effect is not None:
+        yield (
+            "A reply that is longer by far moves the log-odds of a win by "
+            f"{length.effect.value:+.2f} ({length.effect.low:+.2f} to {length.effect.high:+.2f})."
+        )
