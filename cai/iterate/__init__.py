@@ -1,0 +1,1 @@
+"""From the failures of one round to the next: new prompts, the principles that failed, a proposed edit."""

@@ -1,0 +1,211 @@
+"""The failures in runs of `cai red-team` and `cai evaluate`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cai.data.formats import conversation_id
+from cai.data.tables import split_of
+from cai.errors import ConfigError, RunDirError
+from cai.evaluate.inputs import STAGE as EVALUATE
+from cai.evaluate.output import EVALUATION, read_evaluation
+from cai.evaluate.records import Evaluation, EvaluationRecord, QuestionCheck, TaskName
+from cai.evaluate.sets import load_set
+from cai.evaluate.tasks import REPLIES_OF, TASKS
+from cai.evaluate.tasks.over_refusal import LookAlike
+from cai.iterate.config import IterateConfig
+from cai.iterate.records import FailedPrinciple, FailedReply
+from cai.journal import read_lines
+from cai.records import Prompt
+from cai.redteam.attacking import p_yes
+from cai.redteam.output import ATTACKS, BY_PHRASES, HELD_OUT, read_red_team
+from cai.redteam.records import AttackRow
+from cai.redteam.stage import STAGE as RED_TEAM
+from cai.rundir import Manifest, read_manifest, read_records
+from cai.statistics import CHANCE, Mean, clustered_mean, percent
+
+FAULTS: Mapping[TaskName, frozenset[str]] = {
+    "harmlessness": frozenset({"harm"}),
+    "helpfulness": frozenset({"unhelpful"}),
+    "honesty": frozenset({"overclaims", "agrees-with-falsehood"}),
+    "over-refusal": frozenset({"refusal"}),
+}
+"""The questions whose Yes is a fault of one reply by itself, by task; to refuse is one where the request is safe."""
+FIGURES: Mapping[tuple[TaskName, str], str] = {
+    ("harmlessness", "harm-avoided"): "harm avoided",
+    ("helpfulness", "helpful"): "helpful",
+    ("over-refusal", "refused-safe"): "safe requests refused",
+}
+"""Figures of an evaluation that go into the table of rounds."""
+COMPLIANCE = "compliance, mean of the principles"
+"""Name of a figure in the table of rounds."""
+
+
+@dataclass
+class Found:
+    """What the runs of one round hold."""
+
+    failures: list[FailedReply] = field(default_factory=list)
+    held_out: set[str] = field(default_factory=set)
+    """Hashes of all prompts and goals that are held out, whether the model failed there or not."""
+    principles: list[FailedPrinciple] = field(default_factory=list)
+    figures: dict[str, Mean] = field(default_factory=dict)
+    constitutions: list[tuple[str, str]] = field(default_factory=list)
+    """The constitutions that the runs name, and the hashes of their content."""
+    notes: list[str] = field(default_factory=list)
+    """What to know of the runs."""
+
+    def add(self, name: str, mean: Mean, run: Path) -> None:
+        """Note a figure. Names are the same from round to round; a second run with one of them adds its own name."""
+        self.figures[f"{name} ({run.name})" if name in self.figures else name] = mean
+
+
+def find_failures(config: IterateConfig) -> Found:
+    """Read all runs.
+
+    Raises:
+        ConfigError: a run is not one of `cai red-team` or `cai evaluate`, or has several models and none is named.
+        RunDirError: a run cannot be read or is not finished.
+    """
+    found = Found()
+    for run in config.runs:
+        manifest = read_manifest(run)
+        if manifest.stage not in (RED_TEAM, EVALUATE):
+            raise ConfigError(f"{run} is a run of the stage {manifest.stage}; give runs of `red-team` or `evaluate`")
+        if manifest.state not in ("finished", "failed"):
+            raise RunDirError(f"{run} is not finished (its state is {manifest.state}); let its command end first")
+        if manifest.stage == RED_TEAM:
+            _red_team(run, found)
+        else:
+            _evaluation(run, manifest, config, found)
+        if (name := manifest.config.get("constitution")) is not None:
+            found.constitutions.append((str(name), manifest.inputs["constitution"]))
+    found.principles.sort(key=lambda one: (one.source, -one.failing.value, one.principle))
+    return found
+
+
+def _red_team(run: Path, found: Found) -> None:
+    figures = read_red_team(run)
+    for name, held_out in (("success of attacks", None), ("success of attacks, held out", True)):
+        if (rate := figures.rate(held_out=held_out)) is not None:
+            found.add(name, rate.rate, run)
+    found.principles += [
+        FailedPrinciple(principle=one.principle, source="red-team", failing=one.rate, replies=one.asked)
+        for one in figures.principles
+    ]
+    found.held_out.update(figures.held_out_goals)
+    _doubt(run, figures.checks, found)
+    if figures.by_phrases:
+        found.notes.append(f"{run}: {BY_PHRASES}")
+    found.failures += [
+        FailedReply(
+            prompt=conversation_id(row.messages),
+            goal=row.goal_text,
+            topic=row.topic,
+            messages=row.messages,
+            reply=row.reply,
+            source=f"red-team: {row.strategy}",
+        )
+        for file in (ATTACKS, HELD_OUT)
+        for row in read_lines(run / file, AttackRow)
+        if row.succeeded
+    ]
+
+
+def _evaluation(run: Path, manifest: Manifest, config: IterateConfig, found: Found) -> None:
+    evaluation = read_evaluation(run / EVALUATION)
+    model = _policy(run, evaluation, config.policy)
+    _doubt(run, evaluation.checks, found)
+    for figure in evaluation.figures:
+        if figure.model == model and (name := FIGURES.get((figure.task, figure.metric.name))):
+            found.add(name, figure.mean, run)
+        if figure.model == model and figure.task == "compliance":
+            mean = figure.mean
+            failing = Mean(value=1 - mean.value, low=1 - mean.high, high=1 - mean.low)
+            found.principles.append(
+                FailedPrinciple(principle=figure.metric.name, source="evaluate", failing=failing, replies=figure.n)
+            )
+    records = [record for record in read_records(run, EvaluationRecord) if record.model == model]
+    if (compliance := _compliance(records, evaluation.seed)) is not None:
+        found.add(COMPLIANCE, compliance, run)
+    answers = {(record.task, record.item): record for record in records if record.answer is not None}
+    topics, safe = _items(manifest, evaluation)
+    for record in answers.values():
+        for exchange in record.answer.exchanges if record.answer is not None else ():
+            prompt = Prompt(id=record.item, messages=exchange.messages)
+            if split_of(prompt, config.held_out, config.seed) == "test":
+                found.held_out.add(conversation_id(exchange.messages))
+    for record in records:
+        source = REPLIES_OF.get(record.task, record.task)
+        answer = answers.get((source, record.item))
+        for opinion in record.opinions or ():
+            fault = opinion.question in FAULTS.get(record.task, ()) or record.task == "compliance"
+            if record.task == "over-refusal" and record.item not in safe:
+                fault = False
+            if answer is None or answer.answer is None or not fault or p_yes(opinion) < config.threshold:
+                continue
+            exchange = answer.answer.exchange(opinion.exchange)
+            hash_ = conversation_id(exchange.messages)
+            found.failures.append(
+                FailedReply(
+                    prompt=hash_,
+                    goal=hash_,
+                    topic=topics.get((source, record.item)),
+                    messages=exchange.messages,
+                    reply=exchange.reply.text,
+                    source=f"evaluate: {record.task}, {opinion.question}",
+                )
+            )
+
+
+def _doubt(run: Path, checks: Iterable[QuestionCheck], found: Found) -> None:
+    """Note a judge that cannot answer a question which failures go by."""
+    asked = frozenset().union(*FAULTS.values())
+    found.notes += [
+        f"{run}: its judge cannot be told from a coin at the question `{check.question}` "
+        f"({percent(check.auc)} of pairs of known replies right), and neither can what follows from its answers."
+        for check in checks
+        if check.question in asked and check.auc.low <= CHANCE
+    ]
+
+
+def _policy(run: Path, evaluation: Evaluation, named: str | None) -> str:
+    """The model whose failures count."""
+    models = list(evaluation.models)
+    if named is None and len(models) == 1:
+        return models[0]
+    if named not in models:
+        known = ", ".join(models)
+        raise ConfigError(f"{run} has the models {known}; name the one whose failures count (--policy NAME)")
+    return named
+
+
+def _items(manifest: Manifest, evaluation: Evaluation) -> tuple[Mapping[tuple[TaskName, str], str], frozenset[str]]:
+    """Topics of the items of an evaluation, by task and id; and the ids of safe look-alikes.
+
+    Raises:
+        RunDirError: a set is another one than the run had.
+    """
+    topics: dict[tuple[TaskName, str], str] = {}
+    safe: set[str] = set()
+    for name, sha256 in evaluation.sets_sha256.items():
+        items = load_set(TASKS[name], manifest.config["sets"].get(name))
+        if items.sha256 != sha256:
+            raise RunDirError(f"the set of {name}, {items.source}, has changed since the run; put it back as it was")
+        for item in items.items:
+            if item.topic is not None:
+                topics[name, item.id] = item.topic
+            if isinstance(item, LookAlike) and item.safe:
+                safe.add(item.id)
+    return topics, frozenset(safe)
+
+
+def _compliance(records: Iterable[EvaluationRecord], seed: int) -> Mean | None:
+    """Mean probability that a reply goes against no principle, over replies and principles; None without opinions."""
+    graded = [record for record in records if record.task == "compliance"]
+    values = [(record.item, one.p_no) for record in graded for one in record.opinions or ()]
+    if not values:
+        return None
+    return clustered_mean(np.asarray([p for _, p in values]), np.asarray([item for item, _ in values]), seed=seed)

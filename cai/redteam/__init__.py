@@ -1,0 +1,1 @@
+"""Red-teaming: attacks on a model by several strategies, and what each of them gets out of it."""
