@@ -1,0 +1,30 @@
+"""`evaluate` in a recipe."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cai.evaluate.config import EvaluateConfig
+from cai.evaluate.inputs import STAGE, load_evaluation
+from cai.evaluate.output import EVALUATION, read_evaluation
+from cai.pipeline.contents import json_digest
+from cai.pipeline.records import Headline
+from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval
+
+
+def _headlines(run: Path) -> Iterator[Headline]:
+    for one in read_evaluation(run).figures:
+        yield interval(f"{one.task} {one.metric.name} of {one.model}", one.mean, share=one.metric.share)
+
+
+KIND = StageKind(
+    name=STAGE,
+    config=EvaluateConfig,
+    command=by_config(STAGE),
+    output=lambda run: json_digest(run / EVALUATION, ()),
+    headlines=lambda run: tuple(_headlines(run)),
+    reads=dict.fromkeys(("engine.model", "engine.adapter", "models.model", "models.adapter"), MODELS),
+    blind=JUDGES_BY,
+    unused=lambda config: frozenset() if "compliance" in config.tasks else frozenset({"constitution"}),
+    check=load_evaluation,
+    retries=True,
+)

@@ -1,0 +1,79 @@
+"""What the pipeline knows of a kind of stage."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cai.config import StrictModel
+from cai.pipeline.records import Headline
+from cai.statistics import Mean, percent
+
+Command = Callable[[Mapping[str, Any], Path, Path], Sequence[str]]
+
+MODELS = frozenset({"train-sft", "train-dpo", "train-ppo"})
+"""Kinds whose run is a model that writes."""
+LABELLED = frozenset({"label", "contrast", "export", "import", "critique-revise"})
+"""Kinds whose run has preferences to train on."""
+COMPARABLE = frozenset({"sample", "contrast", "critique-revise"})
+"""Kinds whose run has pairs for a judge."""
+
+WRITES_BY = frozenset({"comparison", "polarity", "question"})
+"""What critiques and revisions do not read of a principle."""
+JUDGES_BY = frozenset({"critique", "revision"})
+"""What judges do not read of one."""
+
+
+def no_check(config: Any) -> None:
+    """For stages whose files are read by training alone; their faults show when they begin."""
+    del config
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """One kind of stage: its configuration, its command, and what to read of its result."""
+
+    name: str
+    config: type[StrictModel]
+    """The configuration of the stage itself, with the keys of `options` where there are any."""
+    command: Command
+    """The words of its command: takes the settings, the file with them, and the run directory."""
+    output: Callable[[Path], str]
+    """Hash of what later stages read of a finished run."""
+    headlines: Callable[[Path], Sequence[Headline]]
+    """The figures of a finished run that a person wants to know."""
+    options: frozenset[str] = frozenset()
+    """Keys that the command takes as options only; `command` has them, and they are left out of the config file."""
+    reads: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Kinds of stages that a reference under a key may lead to; the keys of lists and models of any name stand there
+    without their position and name. Other keys take all kinds."""
+    blind: frozenset[str] = frozenset()
+    """Keys of principles that the stage never reads, as long as its templates are the shipped ones."""
+    unused: Callable[[Any], frozenset[str]] = lambda _: frozenset()
+    """Keys that have no effect in a configuration, since another setting leaves them out."""
+    check: Callable[[Any], object] = no_check
+    """Reads everything that the stage works from, where no reference is among its settings, to find what is wrong."""
+    retries: bool = False
+    """Whether it takes --retry-failed."""
+    suffix: str = ""
+    """What its result is called after the name of a run directory; with one it is a file, and has no manifest."""
+    reads_all: bool = False
+    """Whether it reads all that the pipeline did, costs and times included, as a report does."""
+
+
+def by_config(*words: str) -> Command:
+    """The command of a stage that takes all its settings from a file."""
+    return lambda _, config, out: [*words, "--config", str(config), "--out", str(out)]
+
+
+def number(name: str, value: float | None, form: str = "") -> Headline:
+    """A plain figure."""
+    return Headline(name=name, text="–" if value is None else format(value, form), value=value)
+
+
+def interval(name: str, mean: Mean | None, *, share: bool = True) -> Headline:
+    """A figure with its interval."""
+    if mean is None:
+        return Headline(name=name, text="–")
+    text = percent(mean) if share else f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
+    return Headline(name=name, text=text, value=mean.value)

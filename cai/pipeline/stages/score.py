@@ -1,0 +1,30 @@
+"""`score` in a recipe."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cai.pipeline.contents import files_digest
+from cai.pipeline.records import Headline
+from cai.pipeline.stages.kind import StageKind, by_config, number
+from cai.pipeline.stages.train_reward import REWARD
+from cai.train.scores import SCORES, SUMMARY, ScoreSummary
+from cai.train.scoring import STAGE, ScoreConfig
+
+
+def _headlines(run: Path) -> Iterator[Headline]:
+    summary = ScoreSummary.model_validate_json((run / SUMMARY).read_bytes())
+    yield number("scored", summary.scored)
+    yield number("mean reward", summary.mean, ".3f")
+    for origin, found in summary.origins.items():
+        if origin:
+            yield number(f"mean reward of {origin}", found.mean, ".3f")
+
+
+KIND = StageKind(
+    name=STAGE,
+    config=ScoreConfig,
+    command=by_config(STAGE),
+    output=lambda run: files_digest(run, [SCORES]),
+    headlines=lambda run: tuple(_headlines(run)),
+    reads={"model": REWARD, "responses": frozenset({"sample", "contrast", "critique-revise", "label"})},
+)

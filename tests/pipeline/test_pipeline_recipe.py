@@ -1,0 +1,248 @@
+"""What is wrong with a recipe is said with file, line and key, all of it before anything runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from small_recipe import Ran, check, write_recipe
+
+from cai.errors import ConfigError, ConstitutionError, DataError
+from cai.pipeline.recipe import Recipe, load_recipe
+from cai.pipeline.references import Reference, leaves, read_references, replace_references
+
+SAMPLE = "  samples: {stage: sample}\n"
+
+
+def load(folder: Path, text: str) -> Recipe:
+    path = folder / "r.yaml"
+    path.write_text(dedent(text), encoding="utf-8")
+    return load_recipe(path)
+
+
+def problems(folder: Path, text: str) -> list[tuple[int | None, str | None, str]]:
+    """Line, key and message of each problem."""
+    with pytest.raises(ConfigError) as error:
+        load(folder, text)
+    assert {problem.file for problem in error.value.problems} == {str(folder / "r.yaml")}
+    return [(problem.line, problem.key, problem.message) for problem in error.value.problems]
+
+
+def problem(folder: Path, stages: str) -> tuple[int | None, str | None, str]:
+    """The only problem of a recipe with these stages, whose lines begin with 3."""
+    (found,) = problems(folder, "name: r\nstages:\n" + stages)
+    return found
+
+
+def test_a_recipe_is_read(tmp_path: Path) -> None:
+    recipe = load(
+        tmp_path,
+        """\
+        name: r
+        seed: 4
+        shared:
+          engine: {engine: scripted, script: s.yaml, model: null}
+          test_share: 0.25
+        stages:
+          drafts: {stage: critique-revise, engine: {concurrency: 3}, test_share: 0.5}
+          sft: {stage: train-sft, data: [{path: "${drafts}"}], seed: 1}
+        """,
+    )
+    drafts, sft = recipe.stages
+    config: Any = drafts.options[0].config
+    assert recipe.out == Path("runs/r")
+    assert (config.seed, config.test_share, config.engine.script, config.engine.concurrency) == (
+        4,
+        0.5,
+        Path("s.yaml"),
+        3,
+    )
+    config = sft.options[0].config
+    assert (config.seed, config.test_share, config.data[0].path) == (1, 0.25, "${drafts}")
+    assert sft.options[0].references == (Reference("drafts"),)
+
+
+def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        """\
+        name: r
+        shared:
+          constitution: hhh
+          cot: true
+          sampling: {temperature: -1}
+        stages:
+          one: {stage: smaple}
+          two:
+            stage: sample
+            reponses: 2
+          three: {prompts: red-team}
+        """,
+    )
+    assert [(line, key) for line, key, _ in found] == [
+        (7, "stages.one.stage"),
+        (10, "stages.two.reponses"),
+        (5, "shared.sampling.temperature"),
+        (11, "stages.three.stage"),
+        (4, "shared.cot"),
+    ] or [(line, key) for line, key, _ in found] == [
+        (7, "stages.one.stage"),
+        (5, "shared.sampling.temperature"),
+        (10, "stages.two.reponses"),
+        (11, "stages.three.stage"),
+        (4, "shared.cot"),
+    ]
+    said = {key: message for _, key, message in found}
+    assert said["stages.one.stage"] == "is no kind of stage: 'smaple'; did you mean `sample`?"
+    assert said["stages.two.reponses"] == "is not a known key; did you mean `responses`?"
+    assert said["stages.three.stage"].startswith("is missing; name the kind of stage")
+    assert said["shared.sampling.temperature"].endswith("(of `stages.two`)")
+    assert said["shared.cot"] == "no stage of this recipe has such a setting; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        (
+            SAMPLE + '  labels: {stage: label, comparisons: "${smaples}"}\n',
+            (4, "stages.labels.comparisons", "there is no stage `smaples`; did you mean `samples`?"),
+        ),
+        (
+            '  labels:\n    stage: label\n    comparisons: "${samples}"\n' + SAMPLE,
+            (5, "stages.labels.comparisons", "`samples` stands further down; a stage can use the results of those"),
+        ),
+        (
+            '  a: {stage: sample, engine: {model: "${b}"}}\n'
+            '  b: {stage: train-dpo, data: [{path: "${c}"}]}\n  c: {stage: label, comparisons: "${a}"}\n',
+            None,
+        ),
+        (
+            '  labels: {stage: label, comparisons: "${labels}"}\n',
+            (3, "stages.labels.comparisons", "`labels` cannot use its own result"),
+        ),
+        (
+            SAMPLE + '  sft: {stage: train-sft, data: [{path: "${samples}"}]}\n',
+            (
+                4,
+                "stages.sft.data[0].path",
+                "`samples` is a stage of the kind sample; this needs critique-revise",
+            ),
+        ),
+        (
+            SAMPLE + '  labels: {stage: label, comparisons: "${samples"}\n',
+            (4, "stages.labels.comparisons", "has a reference that is not closed: '${samples'"),
+        ),
+        (
+            SAMPLE + '  labels: {stage: label, comparisons: "${samples/../../x}"}\n',
+            (4, "stages.labels.comparisons", "`${samples/../../x}` leads out of the run directory of `samples`"),
+        ),
+        (
+            SAMPLE + '  labels: {stage: label, comparisons: "${}"}\n',
+            (4, "stages.labels.comparisons", "`${}` is no reference; write ${NAME} or ${NAME/PATH}"),
+        ),
+        ("  a b: {stage: sample}\n", (3, "stages.a b", "is no name for a stage")),
+        (
+            "  samples: {stage: sample, responses: 1}\n",
+            (3, "stages.samples", "`responses` is 1 and there is one policy, so there is nothing to compare"),
+        ),
+        (
+            SAMPLE + "  pick:\n    choose: {stage: contrast}\n",
+            (5, "stages.pick.choose", "must be a list of stages, each with its `stage` and settings"),
+        ),
+        (
+            SAMPLE + "  pick:\n    choose: []\n",
+            (5, "stages.pick.choose", "must be a list of stages, each with its `stage` and settings"),
+        ),
+        (
+            "  pick:\n    limit: 3\n    choose:\n    - {stage: contrast}\n",
+            (4, "stages.pick.limit", "stands beside `choose`; the settings belong to each choice"),
+        ),
+        (
+            "  pick:\n    choose:\n    - {stage: contrast}\n    - {stage: contrast, limit: 2}\n",
+            (5, "stages.pick.choose[0]", "has no `certificate: ${NAME}`, so it is always taken and those after it"),
+        ),
+    ],
+)
+def test_a_problem_of_the_stages(stages: str, expected: tuple[int, str, str] | None, tmp_path: Path) -> None:
+    if expected is None:
+        (first, *_) = problems(tmp_path, "name: r\nstages:\n" + stages)
+        assert first[:2] == (3, "stages.a.engine.model")
+        assert first[2] == "`b` uses the result of `a`, so the two would wait for one another"
+        return
+    line, key, message = problem(tmp_path, stages)
+    assert (line, key) == expected[:2]
+    assert message.startswith(expected[2])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stages: {}\n", (None, "name", "is missing; add it")),
+        ("name: r\nstages: {}\n", (2, "stages", "names no stage")),
+        ("name: r\nstages: {a: {stage: sample}}\nouts: x\n", (3, "outs", "is not a known key; did you mean `out`?")),
+        ("name: ../r\nstages: {a: {stage: sample}}\n", (1, "name", "string should match pattern")),
+    ],
+)
+def test_a_problem_of_the_file(text: str, expected: tuple[int | None, str, str], tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found[1] == expected[1]
+    assert expected[0] is None or found[0] == expected[0]
+    assert found[2].startswith(expected[2])
+
+
+def test_a_stage_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    line, key, message = problem(tmp_path, SAMPLE + SAMPLE)
+    assert (line, key) == (4, "stages.samples")
+    assert message == "stands twice, on lines 3 and 4; keep one"
+
+
+JUDGED = """\
+  samples: {stage: sample}
+  check: {stage: judge-check, judge: {protocol: pointwise}, engine: {model: some/judge}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "differs"),
+    [
+        ("judge: {protocol: pointwise}, engine: {model: some/judge}", None),
+        ("judge: {protocol: pairwise}, engine: {model: some/judge}", "judge"),
+        ("judge: {protocol: pointwise}, engine: {model: other/judge}", "engine.model"),
+        ("judge: {protocol: pointwise}, engine: {model: some/judge}, constitution: mine.yaml", "constitution"),
+    ],
+)
+def test_a_certificate_is_of_the_judge_that_labels(settings: str, differs: str | None, tmp_path: Path) -> None:
+    stage = f'  labels: {{stage: label, comparisons: "${{samples}}", certificate: "${{check}}", {settings}}}\n'
+    if differs is None:
+        load(tmp_path, "name: r\nstages:\n" + JUDGED + stage)
+        return
+    line, key, message = problem(tmp_path, JUDGED + stage)
+    assert (line, key) == (5, "stages.labels.certificate")
+    assert message.endswith(f"measures another judge than this stage would use: `{differs}` is not the same")
+
+
+def test_inputs_are_checked_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "prompts.jsonl").unlink()
+    with pytest.raises(DataError, match=r"prompts\.jsonl: there is no such file"):
+        check(load_recipe(recipe))
+    with pytest.raises(DataError):
+        Ran(recipe)
+    assert not (tmp_path / "runs").exists()
+
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "rules.yaml").write_text("name: broken\n", encoding="utf-8")
+    with pytest.raises(ConstitutionError, match=r"rules\.yaml"):
+        check(load_recipe(recipe))
+
+
+def test_references_are_read_and_replaced() -> None:
+    assert read_references("a ${one} and ${two/data/x.jsonl}") == [Reference("one"), Reference("two", "data/x.jsonl")]
+    settings: Mapping[str, Any] = {"a": ["${one}/b", 3], "c": {"d": None, "e": "$5"}}
+    assert replace_references(settings, lambda reference: f"<{reference}>") == {
+        "a": ["<one>/b", 3],
+        "c": {"d": None, "e": "$5"},
+    }
+    assert dict(leaves(settings)) == {("a", 0): "${one}/b", ("a", 1): 3, ("c", "d"): None, ("c", "e"): "$5"}
