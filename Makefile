@@ -3,7 +3,10 @@
 # make check   format, lint, types, import contract
 # make vllm-test   the tests on a real vLLM, in an environment of its own that is built once
 # make trl-test    PPO against that of TRL 1.12, which has an environment of its own as well
-# make browser-test   the rating page in a real browser
+# make browser-test   the rating page and the report in a real browser
+# make docs        write docs/reference anew from the code
+# make tutorial    every command of the tutorial, on the embedded model
+# make recipe      the whole pipeline on the embedded model, recipes/demo.yaml
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTHON ?= python3
@@ -13,7 +16,7 @@ READY := $(VENV)/.ready-dev
 DEMO_READY := $(VENV)/.ready-demo
 STAMP := $(shell cat pyproject.toml requirements/constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test check format vllm-test trl-test browser-test clean
+.PHONY: setup demo test check format docs tutorial recipe vllm-test trl-test browser-test clean
 
 setup: $(READY)-$(STAMP)
 
@@ -54,7 +57,16 @@ trl-test: setup
 	CAI_TRL_PYTHON="$$(.ci/trl-env)" $(PY) -m pytest -m trl tests/train/test_ppo_trl.py tests/test_ppo_benchmark.py
 
 browser-test: setup
-	found="$$(.ci/browser)" && set -a && eval "$$found" && $(PY) -m pytest -m browser tests/human/test_rating_browser.py
+	found="$$(.ci/browser)" && set -a && eval "$$found" && $(PY) -m pytest -m browser tests/human/test_rating_browser.py tests/report/test_report_browser.py
+
+docs: setup
+	$(PY) docs/build_reference.py
+
+tutorial: setup
+	$(PY) tests/docs/run_tutorial.py
+
+recipe: setup
+	$(VENV)/bin/cai run recipes/demo.yaml
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

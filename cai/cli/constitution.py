@@ -149,7 +149,7 @@ def show(name: str, principle_id: str | None) -> None:
             principle.id,
             ", ".join(principle.tags),
             f"{principle.weight:g}",
-            "both" if len(parts) == 2 else parts[0],
+            "all" if len(parts) == len(get_args(Part)) else ", ".join(parts),
             Text(visible(" ".join((principle.text or principle.critique or principle.comparison or "").split()))),
             style="" if principle.weight else "dim",
         )
