@@ -35,17 +35,21 @@ class Window:
 
     chrome: Chrome
 
-    def resize(self, size: tuple[int, int], *, touch: bool = False) -> None:
-        wanted = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": touch}
+    def resize(self, size: tuple[int, int]) -> None:
+        """As wide and high as `size`; one as narrow as a phone is touched."""
+        wanted = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] == PHONE[0]}
         self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wanted)
 
     def media(self, *, dark: bool = False, paper: bool = False) -> None:
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce"},  # a colour half-way through has no contrast
+        ]
         self.chrome.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"media": "print" if paper else "", "features": features}
         )
 
-    def open(self, page: Path) -> None:
+    def open_file(self, page: Path) -> None:
         self.chrome.get(page.resolve().as_uri())
 
     def one(self, selector: str) -> WebElement:

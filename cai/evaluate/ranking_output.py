@@ -3,12 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.table import Table
-from rich.text import Text
 
-from cai.data.card_parts import escaped, markdown_table
+from cai.data.card_parts import escaped
+from cai.data.text_tables import TitledTable, bullets, on_screen
 from cai.evaluate.ranking import STAGE, RankInputs
 from cai.evaluate.ranking_drawing import FIGURES, PLANE, RATINGS, WINS, draw_figures
 from cai.evaluate.ranking_records import Axis, Ranking
@@ -16,21 +15,12 @@ from cai.journal import write_file
 from cai.rundir import RunDir
 from cai.stage import sigterm_interrupts
 from cai.statistics import Mean, percent
-from cai.visible import visible
 
 REPORT, PAGE = "ranking.json", "ranking.md"
 RANKING_FILES = (REPORT, PAGE, *FIGURES)
 
 _NOTHING = "–"
 _FREE_KEYS = frozenset({"baseline", "seed"})
-
-
-class _Part(NamedTuple):
-    """A table; cells are plain text."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write_ranking(
@@ -76,16 +66,7 @@ def render_ranking(ranking: Ranking) -> Table:
     """The tables for a terminal, and the sentences below them."""
     page = Table.grid()
     for axis in ranking.axes:
-        for part in _parts(axis, ranking.baseline):
-            table = Table(box=None, pad_edge=False, title=Text(visible(part.title), style="bold"), title_justify="left")
-            for place, name in enumerate(part.head):
-                table.add_column(name, overflow="fold", justify="left" if place == 0 else "right")
-            for row in part.rows:
-                table.add_row(*(Text(visible(cell)) for cell in row))
-            page.add_row(table)
-            page.add_row("")
-        for sentence in _sentences(axis):
-            page.add_row(Text(visible(sentence)))
+        page.add_row(on_screen(_parts(axis, ranking.baseline), _sentences(axis)))
     return page
 
 
@@ -102,10 +83,8 @@ def ranking_page(ranking: Ranking) -> str:
     drawn = [RATINGS, WINS, *([PLANE] if ranking.plane else [])]
     parts += [f"![{name}]({name}.svg)\n" for name in drawn]
     for axis in ranking.axes:
-        for part in _parts(axis, ranking.baseline):
-            rows = [tuple(map(escaped, row)) for row in part.rows]
-            parts.append(f"## {escaped(part.title)}\n\n{markdown_table(part.head, rows)}")
-        if notes := "".join(f"- {escaped(sentence)}\n" for sentence in _sentences(axis)):
+        parts += [table.markdown for table in _parts(axis, ranking.baseline)]
+        if notes := bullets(_sentences(axis)):
             parts.append(notes)
     return "\n".join(parts)
 
@@ -121,11 +100,11 @@ def _points(value: float) -> str:
     return f"{value:+.0f}" if round(value) else "0"
 
 
-def _parts(axis: Axis, baseline: str | None) -> Iterator[_Part]:
+def _parts(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
     before = "" if axis.name == "all" else f"{axis.name}: "
     against = "the mean" if baseline is None else baseline
     several = axis.groups > 1
-    yield _Part(
+    yield TitledTable(
         f"{before}ratings, Elo points against {against}",
         ("policy", "rating", "win rate", "comparisons", "prompts", *(["group"] if several else [])),
         tuple(
@@ -140,7 +119,7 @@ def _parts(axis: Axis, baseline: str | None) -> Iterator[_Part]:
             for one in axis.policies
         ),
     )
-    yield _Part(
+    yield TitledTable(
         f"{before}pairs",
         ("pair", "comparisons", "the first one wins", "by ratings", "at equal length", "Elo difference"),
         tuple(
@@ -155,7 +134,7 @@ def _parts(axis: Axis, baseline: str | None) -> Iterator[_Part]:
             for one in axis.pairs
         ),
     )
-    yield _Part(
+    yield TitledTable(
         f"{before}runs",
         ("run", "labels", "used", "within one policy", "rejected", "certificate"),
         tuple(

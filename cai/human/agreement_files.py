@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.table import Table
-from rich.text import Text
 
-from cai.data.card_parts import escaped, markdown_table
+from cai.data.text_tables import TitledTable, bullets, on_screen
 from cai.errors import ConfigError
 from cai.human.agreement import Agreement
 from cai.human.agreement_drawing import draw_agreement
@@ -16,7 +14,6 @@ from cai.human.judge_agreement import JudgeAgreement
 from cai.human.rater_statistics import Flag, RaterFigures
 from cai.journal import write_error, write_file
 from cai.statistics import Mean
-from cai.visible import visible
 
 REPORT, DRAWING, PAGE = "agreement.json", "agreement.svg", "agreement.md"
 AGREEMENT_FILES = (REPORT, DRAWING, PAGE)
@@ -30,14 +27,6 @@ FLAGS: dict[Flag, str] = {
 """Flags in words."""
 _NOTHING = "–"
 _SHOWN_IDS = 5
-
-
-class _Part(NamedTuple):
-    """A table of the report; cells are plain text."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def write_agreement(report: AgreementReport, folder: Path) -> None:
@@ -69,18 +58,7 @@ def refuse_inputs(folder: Path, inputs: Sequence[str]) -> None:
 
 def render_agreement(report: AgreementReport) -> Table:
     """The tables for a terminal, and the sentences below them."""
-    page = Table.grid()
-    for part in _parts(report):
-        table = Table(box=None, pad_edge=False, title=Text(visible(part.title), style="bold"), title_justify="left")
-        for place, name in enumerate(part.head):
-            table.add_column(name, overflow="fold", justify="left" if place == 0 else "right")
-        for row in part.rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
-        page.add_row(table)
-        page.add_row("")
-    for sentence in _sentences(report):
-        page.add_row(Text(visible(sentence)))
-    return page
+    return on_screen(_parts(report), _sentences(report))
 
 
 def agreement_page(report: AgreementReport) -> str:
@@ -91,17 +69,15 @@ def agreement_page(report: AgreementReport) -> str:
         "by a bootstrap over prompts, or Wilson's for shares of first responses and failed checks. `agreement.json` "
         "has all figures, and the reason for each one that is missing.\n\n![Agreement](agreement.svg)\n"
     ]
-    for part in _parts(report):
-        rows = [tuple(map(escaped, row)) for row in part.rows]
-        parts.append(f"## {escaped(part.title)}\n\n{markdown_table(part.head, rows)}")
-    if remarks := "".join(f"- {escaped(sentence)}\n" for sentence in _sentences(report)):
+    parts += [table.markdown for table in _parts(report)]
+    if remarks := bullets(_sentences(report)):
         parts.append(f"## Remarks\n\n{remarks}")
     return "\n".join(parts)
 
 
-def _parts(report: AgreementReport) -> Iterator[_Part]:
+def _parts(report: AgreementReport) -> Iterator[TitledTable]:
     counts, people = report.counts, report.people
-    yield _Part(
+    yield TitledTable(
         "Ratings",
         ("", "number"),
         (
@@ -125,9 +101,9 @@ def _parts(report: AgreementReport) -> Iterator[_Part]:
         ("Krippendorff's α of steps", _in_words(people.alpha_steps, share=False), people.alpha_steps),
     )
     table = tuple((name, words, f"{figure.cases}") for name, words, figure in rows)
-    yield _Part("Raters with one another", ("", "agreement", "cases"), table)
+    yield TitledTable("Raters with one another", ("", "agreement", "cases"), table)
     if report.pairs:
-        yield _Part(
+        yield TitledTable(
             "Pairs of raters",
             ("pair", "votes in common", "same side", "κ of sides", "weighted κ of steps"),
             tuple(
@@ -143,7 +119,7 @@ def _parts(report: AgreementReport) -> Iterator[_Part]:
         )
     yield from _rater_parts(report.raters)
     if report.topics:
-        yield _Part(
+        yield TitledTable(
             "Raters by topic of the prompt",
             ("topic", "comparisons", "same side", "α of sides"),
             tuple(
@@ -155,8 +131,8 @@ def _parts(report: AgreementReport) -> Iterator[_Part]:
         yield from _judge_parts(judge)
 
 
-def _rater_parts(raters: Sequence[RaterFigures]) -> Iterator[_Part]:
-    yield _Part(
+def _rater_parts(raters: Sequence[RaterFigures]) -> Iterator[TitledTable]:
+    yield TitledTable(
         "Each rater",
         ("rater", "ratings", "with the majority of others", "κ with it", "first response", "longer response", "flags"),
         tuple(
@@ -172,7 +148,7 @@ def _rater_parts(raters: Sequence[RaterFigures]) -> Iterator[_Part]:
             for one in raters
         ),
     )
-    yield _Part(
+    yield TitledTable(
         "What each rater answers, and when",
         (
             "rater",
@@ -198,8 +174,8 @@ def _rater_parts(raters: Sequence[RaterFigures]) -> Iterator[_Part]:
     )
 
 
-def _judge_parts(judge: JudgeAgreement) -> Iterator[_Part]:
-    yield _Part(
+def _judge_parts(judge: JudgeAgreement) -> Iterator[TitledTable]:
+    yield TitledTable(
         f"Judge {judge.model} ({judge.judge}) and people",
         ("", "figure", "cases"),
         (
@@ -224,7 +200,7 @@ def _judge_parts(judge: JudgeAgreement) -> Iterator[_Part]:
     )
     for what, parts in (("topic of the prompt", judge.topics), ("tag of the principle", judge.tags)):
         if parts:
-            yield _Part(
+            yield TitledTable(
                 f"Judge {judge.model} ({judge.judge}) by {what}",
                 ("", "comparisons", "judge with the majority", "people with people"),
                 tuple(

@@ -5,25 +5,20 @@ With CAI_SCREENSHOTS=1, the pictures under docs/images are made anew.
 
 import functools
 import http.server
-import json
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
+from browsers import DESKTOP, PHONE, Window, start_chrome
 from rating_pages import Served, serving
 from rating_samples import comparison, new_store
-from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Chrome
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import staleness_of
@@ -36,12 +31,11 @@ from cai.records import Comparison
 pytestmark = [pytest.mark.browser, pytest.mark.enable_socket]
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-DESKTOP, PHONE = (1280, 800), (390, 844)
 
 
 @pytest.fixture(scope="module")
 def chrome() -> Iterator[Chrome]:
-    with _start() as found:
+    with start_chrome() as found:
         yield found
 
 
@@ -49,48 +43,16 @@ def chrome() -> Iterator[Chrome]:
 def browser(chrome: Chrome) -> Iterator["Page"]:
     page = Page(chrome)
     page.resize(DESKTOP)
-    page.dark(False)
+    page.media()
     yield page
     chrome.get("about:blank")
 
 
-def _start(*preferences: tuple[str, int]) -> Chrome:
-    options = webdriver.ChromeOptions()
-    options.binary_location = os.environ["CAI_CHROMIUM"]
-    arguments = ["--headless=new", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"]
-    for argument in [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    if preferences:
-        options.add_experimental_option("prefs", dict(preferences))
-    return webdriver.Chrome(options=options, service=Service(os.environ["CAI_CHROMEDRIVER"]))
-
-
-@dataclass
-class Page:
+class Page(Window):
     """What a rater sees and does."""
-
-    chrome: Chrome
-
-    def resize(self, size: tuple[int, int]) -> None:
-        wanted = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
-        self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", wanted)
-
-    def dark(self, on: bool) -> None:
-        features = [
-            {"name": "prefers-color-scheme", "value": "dark" if on else "light"},
-            {"name": "prefers-reduced-motion", "value": "reduce"},  # a colour half-way through has no contrast
-        ]
-        self.chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def open(self, served: Served, name: str = "Ann") -> None:
         self.chrome.get(f"http://127.0.0.1:{served.port}/r/{served.store.add_rater(name)}")
-
-    def one(self, selector: str) -> WebElement:
-        return self.chrome.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.chrome.find_elements(By.CSS_SELECTOR, selector)
 
     @property
     def title(self) -> str:
@@ -107,9 +69,6 @@ class Page:
     @property
     def focus(self) -> WebElement:
         return self.chrome.switch_to.active_element
-
-    def js(self, script: str, *arguments: object) -> Any:
-        return self.chrome.execute_script(script, *arguments)
 
     def press(self, *keys: str) -> None:
         """Press keys one after the other, wherever the focus is."""
@@ -129,10 +88,6 @@ class Page:
 
     def click(self, value: str) -> None:
         self.to_next(self.one(f'button[name="answer"][value="{value}"]').click)
-
-    def complaints(self) -> list[str]:
-        """What the browser says of errors and of rules of the policy that were broken."""
-        return [one["message"] for one in self.chrome.get_log("browser")]
 
 
 def now() -> datetime:
@@ -399,7 +354,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 def test_works_without_javascript(tmp_path: Path) -> None:
     with (
-        _start(("profile.managed_default_content_settings.javascript", 2)) as chrome,
+        start_chrome(("profile.managed_default_content_settings.javascript", 2)) as chrome,
         new_store(tmp_path / "r.sqlite", planted(4), now=now) as store,
         serving(store) as served,
     ):
@@ -440,48 +395,34 @@ TALK = (
 )
 
 
-def violations(page: Page) -> list[str]:
-    """The serious and critical ones that axe finds."""
-    page.js(Path(os.environ["CAI_AXE"]).read_text(encoding="utf-8"))
-    script = "axe.run().then(arguments[0], (error) => arguments[0]({ failed: String(error) }))"
-    found = page.chrome.execute_async_script(script)
-    assert "failed" not in found, found
-    assert len(found["passes"]) > 10, "the rules ran"
-    return [
-        f"{one['id']}: {json.dumps([node['html'] for node in one['nodes']])}"
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_accessibility_rules_hold(browser: Page, tmp_path: Path, size: tuple[int, int], dark: bool) -> None:
     items = [comparison(n, prompt=TALK, a=REPLIES[0] * 5, b=REPLIES[1]) for n in range(2)]
     with new_store(tmp_path / "r.sqlite", items, now=now) as store, serving(store) as served:
         browser.resize(size)
-        browser.dark(dark)
+        browser.media(dark=dark)
         browser.open(served)
         base = browser.chrome.current_url
-        found = {"item": violations(browser)}
+        found = {"item": browser.violations()}
         browser.one("#guidelines summary").click()
         if size == DESKTOP:
             browser.one("#keys summary").click()
-        found["guidelines"] = violations(browser)
+        found["guidelines"] = browser.violations()
         browser.one("#guidelines summary").click()
         browser.click("1")
         browser.to_next(browser.one('button[form="undo"]').click)
-        found["undone"] = violations(browser)
+        found["undone"] = browser.violations()
         browser.click("1")
         browser.chrome.get(f"{base}nothing")
-        found["error"] = violations(browser)
+        found["error"] = browser.violations()
         browser.chrome.get(base)
         browser.click("1")
         assert browser.title == "All done. Thank you!"
-        found["done"] = violations(browser)
+        found["done"] = browser.violations()
         browser.chrome.delete_all_cookies()
         browser.chrome.get(base)
-        found["refused"] = violations(browser)
+        found["refused"] = browser.violations()
         assert not any(found.values()), found
         browser.complaints()
 

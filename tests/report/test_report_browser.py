@@ -86,7 +86,7 @@ def choose(window: Window, name: str, value: str) -> None:
 
 def test_filters_choose_transcripts(window: Window, tmp_path: Path) -> None:
     write_report([chain_run(tmp_path / "chains"), label_run(tmp_path / "labels")], tmp_path / "out.html")
-    window.open(tmp_path / "out.html")
+    window.open_file(tmp_path / "out.html")
     found = window.one("#found")
     assert (len(shown(window)), found.text) == (7, "7 transcripts")
     choose(window, "topic", "crime")
@@ -110,7 +110,7 @@ def test_filters_choose_transcripts(window: Window, tmp_path: Path) -> None:
 def test_a_principle_is_found_whichever_round_it_was_drawn_for(window: Window, tmp_path: Path) -> None:
     both = chain("both", round_("honesty", "A.", "B."), round_("harm", "C.", "D."), index=9)
     write_report([chain_run(tmp_path / "chains", [*three_chains(), both])], tmp_path / "out.html")
-    window.open(tmp_path / "out.html")
+    window.open_file(tmp_path / "out.html")
     choose(window, "principles", "harm")
     assert shown(window) == ["c2", "both"]
     choose(window, "principles", "honesty")
@@ -118,7 +118,7 @@ def test_a_principle_is_found_whichever_round_it_was_drawn_for(window: Window, t
 
 
 def test_what_is_folded_is_found_and_printed(window: Window, everything: Path) -> None:
-    window.open(everything)
+    window.open_file(everything)
     inside = "return document.querySelector('.transcript .text').checkVisibility({contentVisibilityAuto: true})"
     seen = "return document.querySelector('.transcript .text').getBoundingClientRect().height"
     assert not window.js(inside)
@@ -139,9 +139,9 @@ def test_nothing_but_tables_scrolls_sideways(
     wide = "w" * 5_000
     chains = [chain(f"c-{wide}", round_("harm", wide, wide), prompt=(wide,), draft=wide, topic=wide)]
     write_report([chain_run(tmp_path / "chains", chains)], tmp_path / "out.html", title=wide)
-    window.resize(size, touch=size == PHONE)
+    window.resize(size)
     for page in (everything, tmp_path / "out.html"):
-        window.open(page)
+        window.open_file(page)
         window.js("for (const one of document.querySelectorAll('details')) one.open = true")
         assert window.js("return document.documentElement.scrollWidth") <= size[0]
         outside = window.js(
@@ -151,7 +151,7 @@ def test_nothing_but_tables_scrolls_sideways(
         )
         assert outside == []
     if size == PHONE:
-        window.open(everything)
+        window.open_file(everything)
         assert window.js(
             "return [...document.querySelectorAll('.wide')].some((one) => one.scrollWidth > one.clientWidth)"
         )
@@ -160,9 +160,9 @@ def test_nothing_but_tables_scrolls_sideways(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_accessibility_rules_hold(window: Window, everything: Path, size: tuple[int, int], dark: bool) -> None:
-    window.resize(size, touch=size == PHONE)
+    window.resize(size)
     window.media(dark=dark)
-    window.open(everything)
+    window.open_file(everything)
     assert window.violations() == []
     window.js("for (const one of document.querySelectorAll('details')) one.open = true")
     assert window.violations() == []
@@ -172,7 +172,7 @@ def test_accessibility_rules_hold(window: Window, everything: Path, size: tuple[
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_odd_text_does_nothing(window: Window, tmp_path: Path, text: str) -> None:
     write_report(odd_runs(tmp_path, text), tmp_path / "out.html", title=text)
-    window.open(tmp_path / "out.html")
+    window.open_file(tmp_path / "out.html")
     choose(window, "topic", text)
     assert len(shown(window)) == 2
     texts = window.js("return [...document.querySelectorAll('.transcript .text')].map((one) => one.textContent)")
@@ -186,7 +186,7 @@ def test_odd_text_does_nothing(window: Window, tmp_path: Path, text: str) -> Non
 
 def test_the_policy_holds(window: Window, everything: Path) -> None:
     """What would slip through the escaping is stopped all the same."""
-    window.open(everything)
+    window.open_file(everything)
     window.js(
         """for (const [name, value] of [["src", "https://x.example/x.png"], ["onerror", "window.ran = 1"]]) {
             const image = document.createElement("img");
@@ -204,7 +204,7 @@ def test_the_policy_holds(window: Window, everything: Path) -> None:
 def test_works_without_javascript(everything: Path) -> None:
     with start_chrome(("profile.managed_default_content_settings.javascript", 2)) as chrome:
         window = Window(chrome)
-        window.open(everything)
+        window.open_file(everything)
         assert not window.one("#filters").is_displayed(), "filters are not offered where they do nothing"
         transcript = window.one(".transcript")
         transcript.find_element("css selector", "summary").click()
@@ -255,10 +255,10 @@ def showcase(tmp_path: Path) -> Path:
 @pytest.mark.skipif(os.environ.get("CAI_SCREENSHOTS") != "1", reason="CAI_SCREENSHOTS=1 asks for new pictures")
 def test_pictures_for_the_documentation(window: Window, showcase: Path) -> None:
     window.resize((1280, 1500))
-    window.open(showcase)
+    window.open_file(showcase)
     window.picture(IMAGES / "report-desktop.png")
-    window.resize((390, 1300), touch=True)
-    window.open(showcase)
+    window.resize((390, 1300))
+    window.open_file(showcase)
     window.js("document.querySelector('.transcript').open = true")
     window.js("document.querySelector('#transcripts').scrollIntoView()")
     window.picture(IMAGES / "report-phone.png")

@@ -10,23 +10,6 @@ from cai_process import Finished, job, manifest
 from report_pages import read
 from report_runs import chain_run, label_run, write_manifest
 
-from cai.cli import main
-
-
-@pytest.fixture
-def cai(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
-    """Runs `cai` with the words given, in this process, as the command line does."""
-
-    def in_process(*words: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["cai", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert isinstance(end.value.code, int)
-        return Finished(end.value.code, *capsys.readouterr())
-
-    return in_process
-
 
 def test_a_run_of_the_pipeline_itself(
     cai: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
