@@ -22,6 +22,11 @@ _OPTIONS = (
     click.option("--human", help="Human labels of the same comparisons: run of an export or import, file, or hub:…"),
     click.option("--test", help="Human labels to measure on, in place of held-out prompts of the two sources."),
     click.option("--test-share", type=float, help="Share of the prompts that are held out. Default: 0.2."),
+    click.option(
+        "--ranking",
+        type=click.Path(path_type=Path),
+        help="Run of cai rank over policies that learned from either side, to be shown beside.",
+    ),
     click.option("--seeds", type=int, help="Reward models for each set of labels. Default: 3."),
     click.option("--seed", type=int, help="Fixes the held-out prompts and the subsets. Default: 0."),
     click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with these settings."),

@@ -79,10 +79,12 @@ class CompareConfig(StrictModel):
     ratings: Path | None = None
     """The human side's ratings, for the seconds that a label takes: a file of them, or a run of `cai export`. Default:
     those in the run of `human`."""
+    ranking: Path | None = None
+    """Ranking of policies that were trained on either side's labels, to be shown beside: a run of `cai rank`."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
         {
-            *("ai.path", "human.path", "test.path", "sizes", "seeds", "prices", "ratings"),
+            *("ai.path", "human.path", "test.path", "sizes", "seeds", "prices", "ratings", "ranking"),
             *(f"prices.{name}" for name in Prices.model_fields),
             *(f"reward.{name}" for name in RewardConfig.FREE_KEYS),
         }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import ConfigDict
 
 from cai.compare.config import LabelSide
+from cai.evaluate.ranking_records import Ranking
 from cai.records import Record
 from cai.statistics import CHANCE, Mean
 
@@ -208,6 +209,8 @@ class PathComparison(Record):
     efficiency: tuple[SizePoint, ...]
     """By side, then by size; the last of a side are all labels."""
     costs: Costs
+    ranking: Ranking | None = None
+    """Of policies that were trained on either side's labels, where one was named."""
 
     def cell(self, trained_on: LabelSide, tested_on: LabelSide) -> Cell | None:
         """The cell of the cross table; None where there are no such held-out labels."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cai.compare.config import NAMES, SIDES, LabelSide
 from cai.compare.drawing import COST, CROSS, EFFICIENCY
 from cai.compare.records import Cell, Costs, Figure, PathComparison, SideFacts, SizePoint
+from cai.evaluate.ranking_output import ranking_sentences, ranking_tables
 from cai.statistics import Mean, percent
 
 _Shown = Callable[[float], str]
@@ -58,9 +59,11 @@ def report(comparison: PathComparison) -> tuple[Section, ...]:
         "Reward models: trained on, tested on": _cross(comparison),
         "Label efficiency": _efficiency(comparison),
         "Cost": _cost(comparison),
+        "Policies": _policies(comparison),
         "How to read this": _method(comparison),
     }
-    return tuple(Section(title, tuple(blocks)) for title, blocks in parts.items())
+    sections = (Section(title, tuple(blocks)) for title, blocks in parts.items())
+    return tuple(section for section in sections if section.blocks)
 
 
 def cross_rows(comparison: PathComparison) -> Iterator[tuple[str, ...]]:
@@ -251,6 +254,19 @@ def _cost_row(costs: Costs, side: LabelSide) -> tuple[str, str, str]:
         )
     price, currency = costs.of(side), costs.currency
     return NAMES[side], took, "no price stated" if price is None or currency is None else _money(price, currency)
+
+
+def _policies(comparison: PathComparison) -> Iterator[Block]:
+    """Nothing where no ranking was named."""
+    ranking = comparison.ranking
+    if ranking is None:
+        return
+    yield from map(Paragraph, ranking.warnings)
+    for axis in ranking.axes:
+        for table in ranking_tables(axis, ranking.baseline):
+            yield Paragraph(f"{table.title[:1].upper()}{table.title[1:]}:")
+            yield TableBlock(table.head, table.rows)
+        yield from map(Paragraph, ranking_sentences(axis))
 
 
 def _method(comparison: PathComparison) -> Iterator[Block]:

@@ -25,6 +25,8 @@ from cai.compare.records import Costs, PathComparison
 from cai.compare.report import report
 from cai.compare.training import MODELS, PAIRS, ModelAsked, models_asked, train_models
 from cai.data.demonstration_source import read_demonstrations
+from cai.evaluate.ranking_output import read_ranking
+from cai.evaluate.ranking_records import Ranking
 from cai.journal import write_file
 from cai.rundir import Manifest, RunDir, run_path
 from cai.stage import sigterm_interrupts
@@ -48,6 +50,7 @@ class ComparePlan:
     """Numbers of labels, rising; the last is all of them."""
     models: tuple[ModelAsked, ...]
     costs: Costs
+    ranking: Ranking | None
     hashes: Mapping[str, str]
 
     @property
@@ -73,6 +76,7 @@ def plan_comparison(config: CompareConfig) -> ComparePlan:
     """
     check_further("reward", config.reward)
     costs = find_costs(config)
+    ranking = None if config.ranking is None else read_ranking(config.ranking)
     start = find_start(config.reward, generates=False)
     pairs = read_pairs(config, Encoding(start.chat, start.max_length))
     sizes = subset_sizes(config, len(pairs.train))
@@ -85,7 +89,7 @@ def plan_comparison(config: CompareConfig) -> ComparePlan:
     if config.reward.reference is not None:
         named = read_demonstrations([config.reward.reference], [], test_share=0, seed=config.seed)
         hashes["reference"] = named.sources[0].sha256
-    return ComparePlan(config, start, pairs, sizes, models_asked(config, sizes), costs, hashes)
+    return ComparePlan(config, start, pairs, sizes, models_asked(config, sizes), costs, ranking, hashes)
 
 
 def compare_paths(
@@ -146,6 +150,7 @@ def _measure(plan: ComparePlan, out: Path, console: Console, command: Sequence[s
         cross=tuple(cross_table(pairs.held_out, deltas, whole, config.seed)),
         efficiency=tuple(label_efficiency(pairs.held_out, deltas, plan.costs, config.seed)),
         costs=plan.costs,
+        ranking=plan.ranking,
     )
 
 

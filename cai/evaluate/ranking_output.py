@@ -4,14 +4,16 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.table import Table
 
 from cai.data.card_parts import escaped
 from cai.data.text_tables import TitledTable, bullets, on_screen
+from cai.errors import DataError
 from cai.evaluate.ranking import STAGE, RankInputs
 from cai.evaluate.ranking_drawing import FIGURES, PLANE, RATINGS, WINS, draw_figures
 from cai.evaluate.ranking_records import Axis, Ranking
-from cai.journal import write_file
+from cai.journal import first_problem, write_file
 from cai.rundir import RunDir
 from cai.stage import sigterm_interrupts
 from cai.statistics import Mean, percent
@@ -62,11 +64,26 @@ def write_ranking(
     return (REPORT, PAGE, *figures)
 
 
+def read_ranking(path: Path) -> Ranking:
+    """Read the ranking of a run of `cai rank`, or of a file of it.
+
+    Raises:
+        DataError: there is none, or it is broken.
+    """
+    file = path / REPORT if path.is_dir() else path
+    try:
+        return Ranking.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; name a run of `cai rank`") from None
+    except ValidationError as error:
+        raise DataError(f"{file} is not a ranking of `cai rank` ({first_problem(error)})") from None
+
+
 def render_ranking(ranking: Ranking) -> Table:
     """The tables for a terminal, and the sentences below them."""
     page = Table.grid()
     for axis in ranking.axes:
-        page.add_row(on_screen(_parts(axis, ranking.baseline), _sentences(axis)))
+        page.add_row(on_screen(ranking_tables(axis, ranking.baseline), ranking_sentences(axis)))
     return page
 
 
@@ -83,8 +100,8 @@ def ranking_page(ranking: Ranking) -> str:
     drawn = [RATINGS, WINS, *([PLANE] if ranking.plane else [])]
     parts += [f"![{name}]({name}.svg)\n" for name in drawn]
     for axis in ranking.axes:
-        parts += [table.markdown for table in _parts(axis, ranking.baseline)]
-        if notes := bullets(_sentences(axis)):
+        parts += [table.markdown for table in ranking_tables(axis, ranking.baseline)]
+        if notes := bullets(ranking_sentences(axis)):
             parts.append(notes)
     return "\n".join(parts)
 
@@ -100,7 +117,8 @@ def _points(value: float) -> str:
     return f"{value:+.0f}" if round(value) else "0"
 
 
-def _parts(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
+def ranking_tables(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
+    """Ratings, pairs and runs of an axis."""
     before = "" if axis.name == "all" else f"{axis.name}: "
     against = "the mean" if baseline is None else baseline
     several = axis.groups > 1
@@ -121,7 +139,7 @@ def _parts(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
     )
     yield TitledTable(
         f"{before}pairs",
-        ("pair", "comparisons", "the first one wins", "by ratings", "at equal length", "Elo difference"),
+        ("pair", "comparisons", "the first one wins", "by ratings", "at equal length", "Elo difference", "is longer"),
         tuple(
             (
                 f"{one.first}, {one.second}",
@@ -130,20 +148,21 @@ def _parts(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
                 f"{one.expected:.1%}",
                 _NOTHING if one.length_controlled is None else percent(one.length_controlled),
                 elo(one.difference),
+                f"{one.longer:.1%}",
             )
             for one in axis.pairs
         ),
     )
     yield TitledTable(
         f"{before}runs",
-        ("run", "labels", "used", "within one policy", "rejected", "certificate"),
+        ("run", "labels", "used", "within one policy", "not used", "certificate"),
         tuple(
             (
                 run.path,
                 "of people" if run.judge is None else f"of {run.judge}",
                 f"{run.used} of {run.comparisons}",
                 f"{run.within_policy}",
-                f"{sum(run.rejects.values())}",
+                ", ".join(f"{count} {reason}" for reason, count in {**run.rejects, **run.unlabelled}.items()) or "0",
                 _NOTHING if run.certificate is None else run.certificate,
             )
             for run in axis.runs
@@ -151,8 +170,14 @@ def _parts(axis: Axis, baseline: str | None) -> Iterator[TitledTable]:
     )
 
 
-def _sentences(axis: Axis) -> Iterator[str]:
+def ranking_sentences(axis: Axis) -> Iterator[str]:
+    """What has to be known of the figures of an axis."""
     yield from axis.notes
+    yield from length_sentences(axis)
+
+
+def length_sentences(axis: Axis) -> Iterator[str]:
+    """What length has to do with the labels of an axis."""
     length = axis.length
     if length.reason is not None:
         yield f"No win rates at equal length: {length.reason}."

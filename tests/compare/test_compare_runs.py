@@ -22,7 +22,8 @@ from cai.compare.report import verdict
 from cai.compare.run import Compared, compare_paths, plan_comparison
 from cai.config import load_config
 from cai.data.tables import split_of
-from cai.errors import ConfigError, RunDirError
+from cai.errors import ConfigError, DataError, RunDirError
+from cai.evaluate.ranking_records import Axis, LengthEffect, PolicyRating, Ranking
 from cai.records import Message, Prompt
 from cai.statistics import Mean
 
@@ -283,24 +284,34 @@ def test_the_run_directory_says_what_it_was_made_from(opposed: Compared) -> None
     assert all((path / "model" / "config.json").is_file() for path in (opposed.path / "models").iterdir())
 
 
-def test_without_prices_or_sizes_the_page_says_so_and_old_plots_go(tmp_path: Path, opposed: Compared) -> None:
-    """Sizes and prices may change between sessions; the models are kept."""
-    settings = opposed.manifest.config
-    asked = CompareConfig.model_validate(
-        {
-            **{name: {"path": settings[name]["path"]} for name in ("ai", "human")},
-            "reward": {**REWARD, "model": settings["reward"]["model"]},
-            "seeds": 1,
-            "sizes": [],
-        }
-    )
-    copied = tmp_path / "run"
+def copy_of(opposed: Compared, copied: Path) -> Path:
+    """The same run with the same models elsewhere, to go on with."""
     copied.mkdir()
     for path in (*opposed.path.glob("*.*"), *opposed.path.glob(".*")):
         (copied / path.name).write_bytes(path.read_bytes())
     (copied / "models").symlink_to(opposed.path / "models")
+    return copied
+
+
+def asked_anew(opposed: Compared, **settings: Any) -> CompareConfig:
+    """The configuration of that run with other settings that may change, and with one seed and no sizes."""
+    before = opposed.manifest.config
+    return CompareConfig.model_validate(
+        {
+            **{name: {"path": before[name]["path"]} for name in ("ai", "human")},
+            "reward": {**REWARD, "model": before["reward"]["model"]},
+            "seeds": 1,
+            "sizes": [],
+            **settings,
+        }
+    )
+
+
+def test_without_prices_or_sizes_the_page_says_so_and_old_plots_go(tmp_path: Path, opposed: Compared) -> None:
+    """Sizes and prices may change between sessions; the models are kept."""
+    copied = copy_of(opposed, tmp_path / "run")
     assert (copied / "cost.svg").exists()
-    done = compare_paths(plan_comparison(asked), copied, Console(quiet=True))
+    done = compare_paths(plan_comparison(asked_anew(opposed)), copied, Console(quiet=True))
     page = Page((copied / "comparison.html").read_text(encoding="utf-8"))
     assert "No price was stated, so nothing is said of cost" in page.text
     assert "there is no curve" in page.text
@@ -315,6 +326,40 @@ def test_without_prices_or_sizes_the_page_says_so_and_old_plots_go(tmp_path: Pat
     assert before.accuracy is not None
     assert cell.accuracy.seeds.values == before.accuracy.seeds.values[:1]
     assert cell.accuracy.seeds.deviation is None
+
+
+def test_a_ranking_of_policies_is_shown_beside_and_a_broken_one_refused_at_once(
+    tmp_path: Path, opposed: Compared
+) -> None:
+    mean = Mean(value=0.0, low=0.0, high=0.0)
+    policy = PolicyRating(
+        policy="<b>ai</b>",
+        rating=mean,
+        win_rate=Mean(value=0.625, low=0.5, high=0.75),
+        comparisons=8,
+        prompts=4,
+        group=0,
+    )
+    axis = Axis(
+        name="all", runs=(), comparisons=8, prompts=4, policies=(policy,), pairs=(), notes=("Few prompts.",),
+        length=LengthEffect(effect=None, scale=None, ratio_effect=None, reason="all replies are equally long"),
+    )  # fmt: skip
+    ranking = Ranking(seed=0, baseline="base", axes=(axis,), warnings=("The judge has no certificate.",))
+    (tmp_path / "ranking.json").write_text(ranking.model_dump_json())
+    copied = copy_of(opposed, tmp_path / "run")
+    assert "Policies" not in (copied / "comparison.md").read_text()
+    done = compare_paths(plan_comparison(asked_anew(opposed, ranking=tmp_path)), copied, Console(quiet=True))
+    assert done.comparison.ranking == ranking
+    html = (copied / "comparison.html").read_text()
+    for said in ("62.5% (50.0% to 75.0%)", "Few prompts.", "The judge has no certificate.", "Elo points against base"):
+        assert said in html
+    assert "&lt;b&gt;ai&lt;/b&gt;" in html
+    assert "<b>ai" not in html
+    (tmp_path / "ranking.json").write_text("{}")
+    with pytest.raises(DataError, match=r"ranking\.json is not a ranking of `cai rank`"):
+        plan_comparison(asked_anew(opposed, ranking=tmp_path))
+    with pytest.raises(DataError, match=r"ranking\.json cannot be read: .*; name a run of `cai rank`"):
+        plan_comparison(asked_anew(opposed, ranking=tmp_path / "run"))
 
 
 def test_a_test_source_without_ai_labels_leaves_that_column_out(tmp_path: Path, tiny: Path) -> None:

@@ -182,14 +182,14 @@ def test_rankings_are_shown_with_intervals_and_warnings(tmp_path: Path) -> None:
     page = report(ranking_run(tmp_path / "rank"))
     chapter = page.chapter("ranking")
     assert chapter.row("tuned")[1:4] == ["+64 (+20 to +110)", "70.0% (60.0% to 80.0%)", "40"]
-    assert chapter.row("tuned against base")[1:6] == [
+    assert chapter.row("tuned, base")[2:] == [
         "70.0% (60.0% to 80.0%)",
         "68.0%",
         "55.0% (45.0% to 65.0%)",
         "+128 (+40 to +220)",
         "75.0%",
     ]
-    assert chapter.row("runs/label")[1:] == ["judge-1", "fail", "40 of 40", "3 off_option"]
+    assert chapter.row("runs/label")[1:] == ["of judge-1", "40 of 40", "0", "3 off_option", "fail"]
     assert [note[2:] for note in notes(chapter, "doubt")] == ["The labeller is the judge.", "Few prompts."]
     summary = page.chapter("summary").row("Elo by all comparisons (rank)")[1]
     assert summary == "tuned +64 (+20 to +110); base -64 (-110 to -20)"

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-from cai.evaluate.ranking_output import REPORT, elo
-from cai.evaluate.ranking_records import Axis, PolicyPair, PolicyRating, Ranking
+from cai.evaluate.ranking_output import REPORT, elo, length_sentences, ranking_tables
+from cai.evaluate.ranking_records import Axis, Ranking
 from cai.report.blocks import Block, Chapter, Folded, Note, Paragraph, Part, TableBlock
 from cai.report.collecting import Collected, Run
 from cai.report.sections.pictures import pictures
-from cai.report.wording import NOTHING, reasons, share
 
 
 def ranking_chapter(collected: Collected) -> Chapter | None:
@@ -20,7 +19,10 @@ def ranking_chapter(collected: Collected) -> Chapter | None:
     blocks: list[Block] = []
     for run, ranking in found:
         blocks.append(Part(run.name, tuple(_about(run, ranking))))
-        blocks += [Part(f"By {axis.name} comparisons: {run.name}", tuple(_axis(axis))) for axis in ranking.axes]
+        blocks += [
+            Part(f"By {axis.name} comparisons: {run.name}", tuple(_axis(axis, ranking.baseline)))
+            for axis in ranking.axes
+        ]
     return Chapter("ranking", "Ranking of policies", tuple(blocks)) if blocks else None
 
 
@@ -48,48 +50,11 @@ def _about(run: Run, ranking: Ranking) -> Iterator[Block]:
     yield from pictures(run)
 
 
-def _axis(axis: Axis) -> Iterator[Block]:
+def _axis(axis: Axis, baseline: str | None) -> Iterator[Block]:
     yield Paragraph(f"{axis.comparisons:,} comparisons of {axis.prompts:,} prompts.")
     for note in axis.notes:
         yield Note("doubt", note)
-    yield TableBlock(
-        ("policy", "Elo", "win rate", "comparisons", "prompts", "group"), tuple(map(_rating, axis.policies))
-    )
-    if axis.pairs:
-        head = (
-            "policies",
-            "win rate of the first",
-            "by the ratings",
-            "were both equally long",
-            "Elo difference",
-            "longer",
-        )
-        yield TableBlock((*head, "comparisons"), tuple(map(_pair, axis.pairs)))
-    runs = tuple(
-        (
-            one.path,
-            one.judge or one.labels,
-            one.certificate or NOTHING,
-            f"{one.used:,} of {one.comparisons:,}",
-            reasons({**one.rejects, **one.unlabelled}),
-        )
-        for one in axis.runs
-    )
-    yield Folded("Runs that were counted", (TableBlock(("run", "labels by", "certificate", "used", "not used"), runs),))
-
-
-def _rating(one: PolicyRating) -> tuple[str, ...]:
-    counts = (f"{one.comparisons:,}", f"{one.prompts:,}", f"{one.group + 1}")
-    return (one.policy, elo(one.rating), share(one.win_rate), *counts)
-
-
-def _pair(one: PolicyPair) -> tuple[str, ...]:
-    return (
-        f"{one.first} against {one.second}",
-        share(one.win_rate),
-        f"{one.expected:.1%}",
-        share(one.length_controlled),
-        elo(one.difference),
-        f"{one.longer:.1%}",
-        f"{one.comparisons:,}",
-    )
+    ratings, pairs, runs = (TableBlock(table.head, table.rows) for table in ranking_tables(axis, baseline))
+    yield from (ratings, pairs) if axis.pairs else (ratings,)
+    yield from map(Paragraph, length_sentences(axis))
+    yield Folded("Runs that were counted", (runs,))
