@@ -12,7 +12,7 @@ from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, in
 
 
 def _headlines(run: Path) -> Iterator[Headline]:
-    for one in read_evaluation(run).figures:
+    for one in read_evaluation(run / EVALUATION).figures:
         yield interval(f"{one.task} {one.metric.name} of {one.model}", one.mean, share=one.metric.share)
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.evaluate.ranking import RankConfig
-from cai.evaluate.ranking_output import REPORT
-from cai.evaluate.ranking_records import Ranking
+from cai.evaluate.ranking_output import REPORT, read_ranking
 from cai.pipeline.contents import json_digest
 from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import StageKind, interval
@@ -26,8 +25,7 @@ def _command(settings: Mapping[str, Any], config: Path, out: Path) -> Sequence[s
 
 
 def _headlines(run: Path) -> Iterator[Headline]:
-    ranking = Ranking.model_validate_json((run / REPORT).read_bytes())
-    for axis in ranking.axes:
+    for axis in read_ranking(run).axes:
         for one in axis.policies:
             yield interval(f"{axis.name}: rating of {one.policy}", one.rating, share=False)
 
