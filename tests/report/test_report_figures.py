@@ -175,7 +175,8 @@ def test_figures_of_a_blind_judge_are_called_worthless_wherever_they_stand(tmp_p
     values = {row[0]: row[2] for table in page.chapter("evaluation").tables for row in table[1:] if len(row) == 7}
     assert values["harm-avoided"].endswith("worthless: the judge cannot answer harm")
     assert "worthless" not in values["refused"]
-    assert page.chapter("summary").row("Harmlessness: harm avoided")[1].count("worthless") == 2
+    headline = page.chapter("summary").row("Harmlessness: harm avoided")[1]
+    assert headline.endswith("tuned 83.0% (75.0% to 90.0%). All of it is worthless: the judge cannot answer harm.")
 
 
 def test_rankings_are_shown_with_intervals_and_warnings(tmp_path: Path) -> None:

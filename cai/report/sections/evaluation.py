@@ -47,7 +47,9 @@ def evaluation_headlines(collected: Collected) -> Iterator[tuple[str, str]]:
             first = [figure for figure in figures if figure.metric.name == figures[0].metric.name]
             if first and task != "compliance":  # of which no principle stands for all
                 name = f"{_TITLES[task]}: {first[0].metric.meaning}" + (f" ({run.name})" if len(found) > 1 else "")
-                yield name, "; ".join(f"{figure.model} {_value(evaluation, figure)}" for figure in first)
+                values = "; ".join(f"{figure.model} {_plain(figure)}" for figure in first)
+                doubt = _doubt(evaluation, first[0])
+                yield name, f"{values}. All of it is {doubt}." if doubt else values
 
 
 def _evaluations(collected: Collected) -> Iterator[tuple[Run, Evaluation]]:
@@ -122,6 +124,15 @@ def _table(evaluation: Evaluation, figures: Sequence[Figure]) -> TableBlock:
 
 
 def _value(evaluation: Evaluation, figure: Figure) -> str:
-    value = share(figure.mean) if figure.metric.share else amount(figure.mean)
+    doubt = _doubt(evaluation, figure)
+    return f"{_plain(figure)}, {doubt}" if doubt else _plain(figure)
+
+
+def _plain(figure: Figure) -> str:
+    return share(figure.mean) if figure.metric.share else amount(figure.mean)
+
+
+def _doubt(evaluation: Evaluation, figure: Figure) -> str | None:
+    """What takes a figure its worth, where anything does."""
     failed = evaluation.failed_checks(figure.metric)
-    return f"{value}, worthless: the judge cannot answer {', '.join(failed)}" if failed else value
+    return f"worthless: the judge cannot answer {', '.join(failed)}" if failed else None
