@@ -5,22 +5,19 @@ asks for nothing is added in the same way, since any addition may turn a verdict
 that is obedience.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from rich.console import Console
 
-from cai.data.comparisons import read_comparisons
 from cai.data.dataset import DatasetCounts
 from cai.data.formats import conversation_id
-from cai.data.rows import ignore
 from cai.engines import Engine
 from cai.errors import StageError
 from cai.feedback.judge import Judge
-from cai.feedback.judging import JudgingConfig, JudgingInputs, load_judging
+from cai.feedback.judging import JudgingConfig, JudgingInputs, comparison_items, load_judging
 from cai.journal import write_file
 from cai.records import Comparison, Record, Side, StageResult, Usage, Verdict
 from cai.rundir import RunDir, read_records
@@ -219,16 +216,11 @@ def obedience(records: Sequence[ObedienceRecord], failures: Mapping[str, int], *
 def _phase(inputs: JudgingInputs) -> Phase[Comparison, ObedienceRecord]:
     config = inputs.config
 
-    def items() -> Iterator[WorkItem[Comparison]]:
-        found = read_comparisons(inputs.source, on_reject=ignore)
-        end = None if config.limit is None else config.skip + config.limit
-        return (WorkItem(index, one.id, one) for index, one in enumerate(islice(found, config.skip, end)))
-
     def worker(engine: Engine, on_step: OnStep) -> Callable[[WorkItem[Comparison]], Awaitable[ObedienceRecord]]:
         judge = Judge(config.judge, inputs.constitution, inputs.prompts, engine, seed=config.seed, on_step=on_step)
         return lambda item: probe(judge, item.of, item.index, item.attempt)
 
-    return Phase(engine=config.engine, items=items, worker=worker)
+    return Phase(engine=config.engine, items=lambda: comparison_items(inputs), worker=worker)
 
 
 def _with(comparison: Comparison, side: Side, text: str) -> Comparison:

@@ -132,14 +132,17 @@ def load_judging(config: JudgingConfig, *, require_gold: bool) -> JudgingInputs:
     )
 
 
+def comparison_items(inputs: JudgingInputs) -> Iterator[WorkItem[Comparison]]:
+    """The comparisons to be judged, those that `skip` and `limit` leave."""
+    config = inputs.config
+    found = read_comparisons(inputs.source, on_reject=ignore)
+    end = None if config.limit is None else config.skip + config.limit
+    return (WorkItem(index, one.id, one) for index, one in enumerate(islice(found, config.skip, end)))
+
+
 def judging_phase(inputs: JudgingInputs) -> Phase[Comparison, Label]:
     """The work of the judge, for `running.Job`."""
     config = inputs.config
-
-    def items() -> Iterator[WorkItem[Comparison]]:
-        found = read_comparisons(inputs.source, on_reject=ignore)
-        end = None if config.limit is None else config.skip + config.limit
-        return (WorkItem(index, one.id, one) for index, one in enumerate(islice(found, config.skip, end)))
 
     def worker(engine: Engine, on_step: OnStep) -> Callable[[WorkItem[Comparison]], Awaitable[Label]]:
         judge = Judge(config.judge, inputs.constitution, inputs.prompts, engine, seed=config.seed, on_step=on_step)
@@ -158,4 +161,4 @@ def judging_phase(inputs: JudgingInputs) -> Phase[Comparison, Label]:
 
         return label
 
-    return Phase(engine=config.engine, items=items, worker=worker)
+    return Phase(engine=config.engine, items=lambda: comparison_items(inputs), worker=worker)

@@ -16,7 +16,7 @@ from cai.journal import write_file
 from cai.rundir import Manifest
 from cai.statistics import Mean, percent
 from cai.train.card_usage import how_to_use, is_adapter
-from cai.train.collapse import CollapseCheck, ReplyStatistics
+from cai.train.collapse import CollapseCheck, brief_rows
 from cai.train.config import Kind, RewardConfig, TrainConfig
 from cai.train.evaluation import RewardEvaluation, SourceEvaluation
 from cai.train.models import Start
@@ -302,27 +302,13 @@ def _collapse(results: Mapping[str, Any]) -> str:
     if results["collapse"] is None:
         return "**Not checked.** The replies of this model were not looked at.\n"
     check = CollapseCheck.model_validate(results["collapse"])
-    rows = (
-        (name, start, trained)
-        for (name, start), (_, trained) in zip(_replies(check.start), _replies(check.trained), strict=True)
-    )
     flags = "".join(f"- **{escaped(flag.sentence)}**\n" for flag in check.flags) or "Nothing suggests a collapse.\n"
     failures = markdown_table(("left out for both", "prompts"), by_reason("failed", check.failures))
     return "\n".join(
         [
-            markdown_table(("replies to prompts that were not trained on", "start", "this model"), rows),
+            markdown_table(("replies to prompts that were not trained on", "start", "this model"), brief_rows(check)),
             flags,
             *([failures] if check.failures else []),
             f"{check.cannot_see}\n",
         ]
     )
-
-
-def _replies(statistics: ReplyStatistics) -> Iterator[tuple[str, str]]:
-    yield "replies", f"{statistics.replies}"
-    yield "words, median", f"{statistics.median_words:g}"
-    yield "end by themselves", f"{statistics.eos_rate:.0%}"
-    yield "distinct word pairs", f"{statistics.distinct_2:.0%}"
-    yield "share a closing", f"{statistics.repeated_closing:.0%}"
-    yield "repeats within a reply", f"{statistics.repetition:.0%}"
-    yield "empty", f"{statistics.empty}"

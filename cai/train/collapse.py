@@ -7,7 +7,7 @@ What is counted here needs no judge: lengths, ends, variety, repeated closings.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -344,6 +344,13 @@ def render_collapse(check: CollapseCheck) -> Table:
         page.add_row(f"Left out for both, as one of them could not answer: {reasons}.")
     page.add_row(Text(check.cannot_see))
     return page
+
+
+def brief_rows(check: CollapseCheck) -> Iterator[tuple[str, str, str]]:
+    """Name of a figure for people, of the start, of the trained model; two that others stand for are left out."""
+    for (key, name, start), (_, _, trained) in zip(_rows(check.start), _rows(check.trained), strict=True):
+        if key not in ("mean_words", "distinct_1"):
+            yield name, start, trained
 
 
 def _rows(statistics: ReplyStatistics) -> list[tuple[str, str, str]]:

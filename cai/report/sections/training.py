@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from cai.report.blocks import Block, Chapter, Folded, Note, Paragraph, Part, Picture, TableBlock
 from cai.report.collecting import Collected, Run
 from cai.report.wording import NOTHING, amount, number, share
-from cai.train.collapse import CollapseCheck, ReplyStatistics
+from cai.train.collapse import CollapseCheck, brief_rows
 from cai.train.evaluation import RewardEvaluation, SourceEvaluation
 from cai.train.evaluation_files import draw_evaluation
 from cai.train.monitor.files import DRAWING, METRICS, REPORT
@@ -154,22 +154,10 @@ def _collapsed(check: CollapseCheck) -> Iterator[Block]:
         yield Note("bad", flag.sentence)
     if not check.flags:
         yield Note("good", "Nothing in the replies to held-out prompts suggests a collapse.")
-    columns = [list(_replies(one)) for one in (check.start, check.trained)]
-    rows = tuple((name, start, trained) for (name, start), (_, trained) in zip(*columns, strict=True))
     yield Folded(
         "Collapse check: replies of the start and of the trained model",
-        (TableBlock(("replies", "start", "trained"), rows), Paragraph(check.cannot_see)),
+        (TableBlock(("replies", "start", "trained"), tuple(brief_rows(check))), Paragraph(check.cannot_see)),
     )
-
-
-def _replies(statistics: ReplyStatistics) -> Iterator[tuple[str, str]]:
-    yield "number", f"{statistics.replies:,}"
-    yield "words, median", f"{statistics.median_words:g}"
-    yield "end by themselves", f"{statistics.eos_rate:.0%}"
-    yield "distinct word pairs", f"{statistics.distinct_2:.0%}"
-    yield "share a closing", f"{statistics.repeated_closing:.0%}"
-    yield "repeats within a reply", f"{statistics.repetition:.0%}"
-    yield "empty", f"{statistics.empty:,}"
 
 
 def _scored(run: Run) -> Iterator[Block]:
