@@ -4,6 +4,7 @@
 # make vllm-test   the tests on a real vLLM, in an environment of its own that is built once
 # make trl-test    PPO against that of TRL 1.12, which has an environment of its own as well
 # make browser-test   the rating page and the report in a real browser
+# make recipe-test    the demo recipe, killed in each stage and brought to its end
 # make docs        write docs/reference anew from the code
 # make tutorial    every command of the tutorial, on the embedded model
 # make recipe      the whole pipeline on the embedded model, recipes/demo.yaml
@@ -16,7 +17,7 @@ READY := $(VENV)/.ready-dev
 DEMO_READY := $(VENV)/.ready-demo
 STAMP := $(shell cat pyproject.toml requirements/constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test check format docs tutorial recipe vllm-test trl-test browser-test clean
+.PHONY: setup demo test check format docs tutorial recipe vllm-test trl-test browser-test recipe-test clean
 
 setup: $(READY)-$(STAMP)
 
@@ -58,6 +59,9 @@ trl-test: setup
 
 browser-test: setup
 	found="$$(.ci/browser)" && set -a && eval "$$found" && $(PY) -m pytest -m browser tests/human/test_rating_browser.py tests/report/test_report_browser.py
+
+recipe-test: setup
+	$(PY) -m pytest -m recipe tests/pipeline/test_demo_recipe.py
 
 docs: setup
 	$(PY) docs/build_reference.py

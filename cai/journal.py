@@ -17,11 +17,12 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from cai.errors import RunDirError
+from cai.errors import DataError, RunDirError
 from cai.records import Record, Usage
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
 RecordT = TypeVar("RecordT", bound=Record)
 
 _HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*"),"index":(\d+),')
@@ -91,6 +92,22 @@ class Journal:
 def id_key(id: str) -> int:
     """A 64-bit hash that stands for an id in memory."""
     return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+
+
+def read_document(path: Path, model: type[ModelT], whose: str) -> ModelT:
+    """Read a file that is one JSON document; `whose` says what writes it, such as "a run of `cai rank`".
+
+    Raises:
+        DataError: it cannot be read, or is no `model`.
+    """
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; it is written by {whose}") from None
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is not what {whose} writes ({first_problem(error)}); make it anew with this version of cai"
+        ) from None
 
 
 def read_heads(path: Path) -> Iterator[Head]:

@@ -216,8 +216,8 @@ FILE_PAGES = (
         "What the stages of `cai run` did, and what an edit moved.",
         "Both lie in the directory of the pipeline, beside the run directories of its stages.",
         (
-            File("pipeline.json", "cai.pipeline.records.PipelineState"),
-            File("changes.json", "cai.pipeline.records.Changes"),
+            File("pipeline.json", "cai.pipeline_records.PipelineState"),
+            File("changes.json", "cai.pipeline_records.Changes"),
         ),
     ),
 )

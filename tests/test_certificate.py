@@ -259,7 +259,7 @@ def test_certificates_are_found_by_the_judge_and_its_relatives(tmp_path: Path) -
         ("near", ('dtype "float32" against "bfloat16"',)),
     ]
     assert len(search.unreadable) == 1
-    assert "broken/certificate.json is not a valid certificate" in search.unreadable[0]
+    assert "broken/certificate.json is not what a run of `cai judge-check` writes" in search.unreadable[0]
     assert find_certificates(tmp_path / "missing", judge()).found == ()
 
 

@@ -11,6 +11,7 @@ from cai.cli.runs import figures, odd_rows, print_lines, way_to_go_on
 from cai.cli.training_options import RUN_OPTIONS, START_OPTIONS, STEP_OPTIONS
 from cai.config import load_config
 from cai.engines.weights import TRAINED
+from cai.journal import read_document
 from cai.progress import duration
 
 if TYPE_CHECKING:  # training loads torch, for which `--help` need not wait; the command imports it
@@ -135,7 +136,7 @@ def _show(screen: Console, trained: "TrainedModel") -> None:
 
     report = trained.path / REPORT
     if report.is_file():
-        screen.print(render_report(MonitorReport.model_validate_json(report.read_bytes())))
+        screen.print(render_report(read_document(report, MonitorReport, "a run of `cai train ppo`")))
     screen.print(figures([("time, all sessions", duration(trained.manifest.seconds))]))
     screen.print(f"written:   {trained.path / TRAINED}", markup=False, soft_wrap=True)
     screen.print(f"use it:    cai critique-revise --model {trained.path}", markup=False, soft_wrap=True)

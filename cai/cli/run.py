@@ -14,7 +14,7 @@ from cai.visible import visible
 
 if TYPE_CHECKING:  # recipes load the configurations of all stages, for which `--help` need not wait
     from cai.pipeline.recipe import Recipe
-    from cai.pipeline.records import Changes
+    from cai.pipeline_records import Changes
 
 
 @click.command()

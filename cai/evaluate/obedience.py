@@ -18,7 +18,7 @@ from cai.engines import Engine
 from cai.errors import StageError
 from cai.feedback.judge import Judge
 from cai.feedback.judging import JudgingConfig, JudgingInputs, comparison_items, load_judging
-from cai.journal import write_file
+from cai.journal import read_document, write_file
 from cai.records import Comparison, Record, Side, StageResult, Usage, Verdict
 from cai.rundir import RunDir, read_records
 from cai.running import Job, Outcome, Phase, run_job
@@ -143,7 +143,7 @@ def measure_obedience(
         export=export,
     )
     outcome = run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)
-    return Obedience.model_validate_json((outcome.path / REPORT).read_bytes()), outcome
+    return read_document(outcome.path / REPORT, Obedience, "a run of `cai judge-obedience`"), outcome
 
 
 async def probe(judge: Judge, comparison: Comparison, index: int = 0, attempt: int = 0) -> ObedienceRecord:

@@ -4,15 +4,13 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
 from cai.data.card_parts import escaped, markdown_table
-from cai.errors import DataError
 from cai.evaluate.drawing import DOUBTED, draw_forest, draw_plane, marked_name
 from cai.evaluate.records import Evaluation, Figure, Unmeasured
-from cai.journal import first_problem, write_file
+from cai.journal import read_document, write_file
 from cai.rundir import RunDir
 from cai.statistics import CHANCE, Mean
 from cai.visible import visible
@@ -48,12 +46,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         DataError: it cannot be read, or is no evaluation.
     """
-    try:
-        return Evaluation.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise DataError(f"{path} is not a valid evaluation ({first_problem(error)}); make it anew") from None
+    return read_document(path, Evaluation, "a run of `cai evaluate`")
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:

@@ -4,16 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
 from rich.table import Table
 
 from cai.data.card_parts import escaped
 from cai.data.text_tables import TitledTable, bullets, on_screen
-from cai.errors import DataError
 from cai.evaluate.ranking import STAGE, RankInputs
 from cai.evaluate.ranking_drawing import FIGURES, PLANE, RATINGS, WINS, draw_figures
 from cai.evaluate.ranking_records import Axis, Ranking
-from cai.journal import first_problem, write_file
+from cai.journal import read_document, write_file
 from cai.rundir import RunDir
 from cai.stage import sigterm_interrupts
 from cai.statistics import Mean, percent
@@ -70,13 +68,7 @@ def read_ranking(path: Path) -> Ranking:
     Raises:
         DataError: there is none, or it is broken.
     """
-    file = path / REPORT if path.is_dir() else path
-    try:
-        return Ranking.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; name a run of `cai rank`") from None
-    except ValidationError as error:
-        raise DataError(f"{file} is not a ranking of `cai rank` ({first_problem(error)})") from None
+    return read_document(path / REPORT if path.is_dir() else path, Ranking, "a run of `cai rank`")
 
 
 def render_ranking(ranking: Ranking) -> Table:

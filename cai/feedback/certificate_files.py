@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 from rich.table import Table
 from rich.text import Text
 
 from cai.data.card_parts import escaped, markdown_table
 from cai.errors import DataError
 from cai.feedback.certificate import Certificate, Grade, JudgeIdentity
-from cai.journal import first_problem, write_file
+from cai.journal import read_document, write_file
 from cai.plots import PlotFormat, reliability_diagram, shortened
 from cai.statistics import percent
 from cai.visible import visible
@@ -71,12 +71,7 @@ def read_certificate(path: Path) -> Certificate:
     Raises:
         DataError: it cannot be read, or is no certificate.
     """
-    try:
-        return Certificate.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise DataError(f"{path} is not a valid certificate ({first_problem(error)}); make it anew") from None
+    return read_document(path, Certificate, "a run of `cai judge-check`")
 
 
 def find_certificates(folder: Path, judge: JudgeIdentity) -> Search:

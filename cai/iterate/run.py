@@ -12,18 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from cai.constitution import Constitution, PrincipleChange, load_constitution
 from cai.data.card_parts import escaped, markdown_table
 from cai.data.prompts import file_sha256
-from cai.errors import ConfigError, DataError, RecordError
+from cai.errors import ConfigError, RecordError
 from cai.iterate.config import IterateConfig
 from cai.iterate.edit import Change, Weight, edit_constitution, find_constitution
 from cai.iterate.failures import Found, find_failures
 from cai.iterate.proposal import PrinciplePrompts, heavier, written
 from cai.iterate.records import Dropped, FailedReply, Iteration, NewPrompt, Proposal, Round
-from cai.journal import first_problem
+from cai.journal import read_document
 from cai.rundir import RunDir, run_path
 from cai.stage import run_interruptible, sigterm_interrupts
 from cai.statistics import percent
@@ -89,15 +87,7 @@ def read_iteration(run: Path) -> Iteration:
     Raises:
         DataError: it cannot be read, or is none.
     """
-    path = run / ITERATION
-    try:
-        return Iteration.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror}; give the directory of a run of `cai iterate`"
-        ) from None
-    except ValidationError as error:
-        raise DataError(f"{path} is not of a run of `cai iterate` ({first_problem(error)})") from None
+    return read_document(run / ITERATION, Iteration, "a run of `cai iterate`")
 
 
 def _constitution(config: IterateConfig, found: Found) -> tuple[tuple[Path, Constitution] | None, list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cai.constitution import diff_constitutions, load_constitution
 from cai.pipeline.planning import differing
-from cai.pipeline.records import (
+from cai.pipeline_records import (
     Changes,
     Headline,
     Moved,

@@ -22,9 +22,9 @@ from cai.pipeline.child import run_child
 from cai.pipeline.contents import FileHashes
 from cai.pipeline.planning import differing, ingredients, key_of
 from cai.pipeline.recipe import CHECKED_BY, Option, Recipe, Stage
-from cai.pipeline.records import Changes, Outcome, PipelineState, StageRun, StageState
 from cai.pipeline.references import Reference, replace_references
-from cai.pipeline.state import CHANGES, HASHES, RECIPE, locked, read_state, write_state
+from cai.pipeline.state import HASHES, RECIPE, locked, read_state, write_state
+from cai.pipeline_records import CHANGES, Changes, Outcome, PipelineState, StageRun, StageState
 from cai.progress import duration
 from cai.records import Usage
 from cai.rundir import read_manifest

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from cai import __version__
 from cai.errors import RunDirError
 from cai.journal import first_problem, write_file
-from cai.pipeline.records import PipelineState
+from cai.pipeline_records import PIPELINE, PipelineState
 
-PIPELINE, CHANGES, RECIPE, HASHES = "pipeline.json", "changes.json", "recipe.yaml", "hashes.json"
+RECIPE, HASHES = "recipe.yaml", "hashes.json"
 _LOCK = ".pipeline.lock"
 
 

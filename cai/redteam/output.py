@@ -4,14 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from cai.data.card_parts import RunFacts, by_reason, escaped, how_made, markdown_table
 from cai.data.formats import conversation_id
 from cai.data.rows import Reject
-from cai.errors import RunDirError
 from cai.evaluate.sets import KnownReply
-from cai.journal import first_problem
+from cai.journal import read_document
 from cai.records import Prompt
 from cai.redteam.config import KNOWN, RedTeamConfig
 from cai.redteam.coverage import (
@@ -72,15 +69,9 @@ def read_red_team(run: Path) -> RedTeam:
     """Read the figures of a run.
 
     Raises:
-        RunDirError: there are none, or they are not those of a run.
+        DataError: there are none, or they are not those of a run.
     """
-    path = run / RED_TEAM
-    try:
-        return RedTeam.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise RunDirError(f"{path} cannot be read: {error.strerror}; let `cai red-team` finish first") from None
-    except ValidationError as error:
-        raise RunDirError(f"{path} does not hold the figures of a run ({first_problem(error)})") from None
+    return read_document(run / RED_TEAM, RedTeam, "a finished run of `cai red-team`")
 
 
 def _red_team(

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.constitution import Constitution, load_constitution
 from cai.engines.weights import DEFAULT_MODEL
 from cai.errors import RunDirError
-from cai.journal import RecordT, first_problem, read_at, read_heads
+from cai.journal import ModelT, RecordT, read_at, read_document, read_heads
+from cai.pipeline_records import CHANGES, PIPELINE, Changes, PipelineState
 from cai.rundir import Manifest, read_manifest
 
 STAGES = (
@@ -36,11 +34,8 @@ STAGES = (
 )
 """Stages whose runs the report knows, in the order of its chapters."""
 
-_PIPELINE, _CHANGES = "pipeline.json", "changes.json"
 _MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Run:
         """Read a file of the run; None where it is not there, which of an unfinished run is no fault.
 
         Raises:
-            RunDirError: it cannot be read, or is not what it should be.
+            DataError: it cannot be read, or is not what it should be.
         """
         return _read(self.path / name, model)
 
@@ -135,49 +130,6 @@ class Unmade:
     state: str
 
 
-class MovedFigure(BaseModel):
-    """A figure that is not what it was before the last edit of a pipeline."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-    before: str | None
-    after: str | None
-
-
-class TouchedPrinciple(BaseModel):
-    """A principle that was edited."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    id: str
-    kind: str
-    parts: tuple[str, ...]
-
-
-class ChangedStage(BaseModel):
-    """What the last run of a recipe did to one stage."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-    outcome: str
-    why: tuple[str, ...]
-    principles: tuple[TouchedPrinciple, ...]
-    carried: int
-    same_result: bool
-    moved: tuple[MovedFigure, ...]
-
-
-class PipelineChanges(BaseModel):
-    """What the report reads of changes.json, which `cai run` writes."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    first: bool
-    stages: tuple[ChangedStage, ...]
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """A directory of `cai run`."""
@@ -186,7 +138,7 @@ class Pipeline:
     recipe: str
     choices: tuple[tuple[str, str], ...]
     """Stages that chose among several, and why, in a sentence."""
-    changes: PipelineChanges | None
+    changes: Changes | None
 
 
 @dataclass(frozen=True)
@@ -207,23 +159,24 @@ def collect(paths: Sequence[Path]) -> Collected:
 
     Raises:
         RunDirError: a path stands for no run, a manifest cannot be read, or its stage is not known.
+        DataError: a pipeline.json or changes.json is broken.
     """
     found: dict[Path, Path] = {}
     unmade: list[Unmade] = []
     pipelines: dict[Path, Pipeline] = {}
     for place in (inner for path in paths for inner in _places(path)):
-        if not (place / _PIPELINE).is_file():
+        if not (place / PIPELINE).is_file():
             found.setdefault(place.resolve(), place)
             continue
         if place.resolve() in pipelines:
             continue
-        state = _read(place / _PIPELINE, _State)
+        state = _read(place / PIPELINE, PipelineState)
         assert state is not None
         pipelines[place.resolve()] = Pipeline(
             place,
             state.recipe,
             tuple((stage.name, stage.choice) for stage in state.stages if stage.choice is not None),
-            _read(place / _CHANGES, PipelineChanges),
+            _read(place / CHANGES, Changes),
         )
         for stage in state.stages:
             run = place / stage.path
@@ -250,44 +203,13 @@ def evenly(total: int, number: int) -> list[int]:
     return [(2 * place + 1) * total // (2 * number) for place in range(number)]
 
 
-class _Stage(BaseModel):
-    """What the report reads of a stage of pipeline.json."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: str
-    stage: str
-    path: str
-    """Within the directory of the pipeline."""
-    state: str
-    choice: str | None = None
-
-
-class _State(BaseModel):
-    """What the report reads of pipeline.json, whose records lie above it: the pipeline has the report as a stage."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    recipe: str
-    stages: tuple[_Stage, ...]
-
-
 def _read(path: Path, model: type[ModelT]) -> ModelT | None:
     """Read a file that a stage wrote; None where it is not there.
 
     Raises:
-        RunDirError: it cannot be read, or is not what it should be.
+        DataError: it cannot be read, or is not what it should be.
     """
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise RunDirError(
-            f"{path} is not what the report can read ({first_problem(error)}); make it anew with this version of cai"
-        ) from None
+    return read_document(path, model, "a run") if path.exists() else None
 
 
 def _places(path: Path) -> Iterable[Path]:
@@ -304,7 +226,7 @@ def _places(path: Path) -> Iterable[Path]:
 
 
 def _is_place(path: Path) -> bool:
-    return (path / _PIPELINE).is_file() or (path / _MANIFEST).is_file()
+    return (path / PIPELINE).is_file() or (path / _MANIFEST).is_file()
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 from cai.data.training_rows import Preference
-from cai.journal import write_file
+from cai.journal import read_document, write_file
 from cai.records import Record
 from cai.statistics import Floats
 from cai.train.evaluation import RewardEvaluation, ScoredPairs, evaluate_rewards
@@ -72,7 +72,7 @@ class _Member(Record):
 def _train_member(plan: Plan[Any, Any], out: Path, folder: Path, seed: int, console: Console) -> _Member:
     done = folder / HELD_OUT
     if done.is_file():
-        return _Member.model_validate_json(done.read_bytes())
+        return read_document(done, _Member, "a run of `cai train reward`")
     training = Training(
         plan=plan,
         out=out,

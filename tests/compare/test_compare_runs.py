@@ -356,9 +356,9 @@ def test_a_ranking_of_policies_is_shown_beside_and_a_broken_one_refused_at_once(
     assert "&lt;b&gt;ai&lt;/b&gt;" in html
     assert "<b>ai" not in html
     (tmp_path / "ranking.json").write_text("{}")
-    with pytest.raises(DataError, match=r"ranking\.json is not a ranking of `cai rank`"):
+    with pytest.raises(DataError, match=r"ranking\.json is not what a run of `cai rank` writes"):
         plan_comparison(asked_anew(opposed, ranking=tmp_path))
-    with pytest.raises(DataError, match=r"ranking\.json cannot be read: .*; name a run of `cai rank`"):
+    with pytest.raises(DataError, match=r"ranking\.json cannot be read: .*; it is written by a run of `cai rank`"):
         plan_comparison(asked_anew(opposed, ranking=tmp_path / "run"))
 
 

@@ -296,7 +296,7 @@ def test_an_evaluation_comes_back_from_its_file(tmp_path: Path) -> None:
     path.write_text(some().model_dump_json())
     assert read_evaluation(path) == some()
     path.write_text("{}")
-    with pytest.raises(DataError, match="not a valid evaluation"):
+    with pytest.raises(DataError, match="is not what a run of `cai evaluate` writes"):
         read_evaluation(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_evaluation(tmp_path / "none.json")

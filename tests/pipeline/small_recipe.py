@@ -15,8 +15,8 @@ from rich.console import Console
 from cai.cli import main
 from cai.pipeline.contents import FileHashes
 from cai.pipeline.recipe import Recipe, load_recipe
-from cai.pipeline.records import PipelineState, StageRun
 from cai.pipeline.running import Done, check_inputs, run_recipe
+from cai.pipeline_records import PipelineState, StageRun
 
 SCRIPT = """\
 concurrency: 4

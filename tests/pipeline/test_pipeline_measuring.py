@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_recipe import Ran, write_recipe
 
-from cai.pipeline.records import StageRun
+from cai.pipeline_records import StageRun
 
 STAGES = """\
 name: measured

@@ -9,7 +9,7 @@ from cai_process import exported, records
 from small_recipe import STAGES, Ran, in_process, outputs, state, write_constitution, write_recipe
 
 from cai.errors import DataError, RunDirError, StageError
-from cai.pipeline.records import Changes
+from cai.pipeline_records import Changes
 from cai.rundir import read_manifest
 
 ALL = ["drafts", "samples", "labels", "revised"]

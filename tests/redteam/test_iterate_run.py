@@ -240,7 +240,7 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
     assert "is not a run directory" in said("nowhere")
     assert "at least 1 item" in said()
     assert "name several constitutions (short, hhh); choose with --constitution" in said("run", "run2")
-    assert "give the directory of a run of `cai iterate`" in said("run", after=tmp_path / "run2")
+    assert "it is written by a run of `cai iterate`" in said("run", after=tmp_path / "run2")
     assert "threshold" in said("run", threshold=0)
     go(tmp_path, "run")
     assert "is a run of the stage iterate; give runs of `red-team` or `evaluate`" in said("next")

@@ -7,8 +7,8 @@ import pytest
 from report_pages import notes, report
 from report_runs import chain_run, label_run, write_manifest
 
-from cai.errors import RunDirError
-from cai.pipeline.records import Changes, Moved, PipelineState, PrincipleTouched, StageChange, StageRun
+from cai.errors import DataError, RunDirError
+from cai.pipeline_records import Changes, Moved, PipelineState, PrincipleTouched, StageChange, StageRun
 from cai.report.collecting import collect, evenly
 from cai.report.sections.transcripts import divided
 
@@ -153,7 +153,7 @@ def test_what_the_last_change_moved(tmp_path: Path) -> None:
 
 def test_a_broken_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pipeline.json").write_text('{"stages": {}}')
-    with pytest.raises(RunDirError, match=r"pipeline\.json is not what the report can read \(recipe: Field required\)"):
+    with pytest.raises(DataError, match=r"pipeline\.json is not what a run writes \(recipe: Field required\)"):
         collect([tmp_path])
 
 

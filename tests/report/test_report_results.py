@@ -16,7 +16,7 @@ from report_results import (
 )
 from report_runs import SVG, mean, write_manifest
 
-from cai.errors import RunDirError
+from cai.errors import DataError
 
 
 def test_a_reward_model_with_its_worth(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_ai_against_human_labels(tmp_path: Path) -> None:
 def test_results_that_cannot_be_read_are_refused(tmp_path: Path, stage: str, name: str) -> None:
     run = write_manifest(tmp_path / "run", stage)
     (run / name).write_text('{"evaluation": 3}', encoding="utf-8")
-    with pytest.raises(RunDirError, match=rf"run/{name} is not what the report can read \(.+\); make it anew"):
+    with pytest.raises(DataError, match=rf"run/{name} is not what a run writes \(.+\); make it anew"):
         report(run)
 
 

@@ -5,16 +5,17 @@ from pathlib import Path
 
 from cai.compare.config import NAMES, CompareConfig
 from cai.compare.records import PathComparison
+from cai.journal import read_document
 from cai.pipeline.contents import files_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import LABELLED, MODELS, StageKind, by_config, interval, number
 from cai.pipeline.stages.train_reward import REWARD
+from cai.pipeline_records import Headline
 
 _STAGE, _COMPARISON = "compare", "comparison.json"
 
 
 def _headlines(run: Path) -> Iterator[Headline]:
-    comparison = PathComparison.model_validate_json((run / _COMPARISON).read_bytes())
+    comparison = read_document(run / _COMPARISON, PathComparison, "a run of `cai compare`")
     yield number("comparisons with both labels", comparison.matching.matched)
     yield interval("AI against human", comparison.agreement.agreement)
     for cell in comparison.cross:

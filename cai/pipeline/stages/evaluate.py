@@ -7,8 +7,8 @@ from cai.evaluate.config import EvaluateConfig
 from cai.evaluate.inputs import STAGE, load_evaluation
 from cai.evaluate.output import EVALUATION, read_evaluation
 from cai.pipeline.contents import json_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval
+from cai.pipeline_records import Headline
 
 
 def _headlines(run: Path) -> Iterator[Headline]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import number
+from cai.pipeline_records import Headline
 from cai.rundir import read_manifest
 
 

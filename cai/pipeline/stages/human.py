@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cai.human.preference_run import LabelCounts
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import number
+from cai.pipeline_records import Headline
 from cai.rundir import read_manifest
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from cai.feedback.certificate_files import CERTIFICATE, read_certificate
 from cai.feedback.judge_check import STAGE, JudgeCheckConfig, load_judge_check
 from cai.pipeline.contents import json_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval, number
+from cai.pipeline_records import Headline
 
 _COSTS = ("created", "labels_per_second", "prompt_tokens_per_label", "written_tokens_per_label")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.config import StrictModel
-from cai.pipeline.records import Headline
+from cai.pipeline_records import Headline
 from cai.statistics import Mean, percent
 
 Command = Callable[[Mapping[str, Any], Path, Path], Sequence[str]]

@@ -7,8 +7,8 @@ from typing import Any
 from cai.evaluate.ranking import RankConfig
 from cai.evaluate.ranking_output import REPORT, read_ranking
 from cai.pipeline.contents import json_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import StageKind, interval
+from cai.pipeline_records import Headline
 
 _STAGE = "rank"
 _RUNS = frozenset({"label", "export", "import"})

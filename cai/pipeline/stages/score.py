@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cai.journal import read_document
 from cai.pipeline.contents import files_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import StageKind, by_config, number
 from cai.pipeline.stages.train_reward import REWARD
+from cai.pipeline_records import Headline
 from cai.train.scores import SCORES, SUMMARY, ScoreSummary
 from cai.train.scoring import STAGE, ScoreConfig
 
 
 def _headlines(run: Path) -> Iterator[Headline]:
-    summary = ScoreSummary.model_validate_json((run / SUMMARY).read_bytes())
+    summary = read_document(run / SUMMARY, ScoreSummary, "a run of `cai score`")
     yield number("scored", summary.scored)
     yield number("mean reward", summary.mean, ".3f")
     for origin, found in summary.origins.items():

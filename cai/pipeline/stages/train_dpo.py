@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.training import PAIRS, last, training
+from cai.pipeline_records import Headline
 from cai.train.config import DpoConfig
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import MODELS, number
 from cai.pipeline.stages.train_reward import REWARD
 from cai.pipeline.stages.training import last, training
+from cai.pipeline_records import Headline
 from cai.train.ppo.config import PpoConfig
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import MODELS, interval
 from cai.pipeline.stages.training import PAIRS, training
+from cai.pipeline_records import Headline
 from cai.statistics import Mean
 from cai.train.config import RewardConfig
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import MODELS
 from cai.pipeline.stages.training import last, training
+from cai.pipeline_records import Headline
 from cai.train.config import SftConfig
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from cai.engines.weights import TRAINED
 from cai.pipeline.contents import files_digest
-from cai.pipeline.records import Headline
 from cai.pipeline.stages.kind import LABELLED, MODELS, StageKind, by_config, number
+from cai.pipeline_records import Headline
 from cai.rundir import read_manifest
 from cai.train.config import TrainConfig
 

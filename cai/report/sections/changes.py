@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from cai.pipeline_records import Changes, StageChange
 from cai.report.blocks import Block, Chapter, Paragraph, Part, TableBlock
-from cai.report.collecting import ChangedStage, Collected, PipelineChanges
+from cai.report.collecting import Collected
 from cai.report.wording import NOTHING
 
 
@@ -17,7 +18,7 @@ def changes_chapter(collected: Collected) -> Chapter | None:
     return Chapter("changes", "What the last change moved", tuple(parts)) if parts else None
 
 
-def _blocks(changes: PipelineChanges) -> Iterator[Block]:
+def _blocks(changes: Changes) -> Iterator[Block]:
     edited = {one.id: one for stage in changes.stages for one in stage.principles}
     if edited:
         said = [
@@ -38,6 +39,6 @@ def _blocks(changes: PipelineChanges) -> Iterator[Block]:
         yield Paragraph("No figure moved.")
 
 
-def _stage(stage: ChangedStage) -> tuple[str, ...]:
+def _stage(stage: StageChange) -> tuple[str, ...]:
     result = "the same" if stage.same_result else "another"
     return stage.name, stage.outcome, ", ".join(stage.why) or NOTHING, f"{stage.carried:,}", result

@@ -5,6 +5,8 @@ from typing import Literal
 
 from cai.records import Record, Usage
 
+PIPELINE, CHANGES = "pipeline.json", "changes.json"
+
 StageState = Literal["running", "stopped", "failed", "finished"]
 Outcome = Literal["ran", "went on", "skipped"]
 
