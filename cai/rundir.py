@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai import __version__
-from cai.errors import RunDirError
+from cai.errors import RunDirError, StageError
 from cai.journal import (
     Journal,
     RecordT,
@@ -252,6 +252,21 @@ class RunDir:
     def write_text(self, name: str, text: str) -> None:
         """Replace a file of the run directory, whole or not at all."""
         write_file(self.path / name, text)
+
+    def conclude(self, noun: str, total: int, allowed: float, advice: str) -> None:
+        """Put down that the work has ended: as failed where more than this share of its `total` items did, in [0, 1].
+
+        Raises:
+            StageError: it has failed; the message ends with the `advice`.
+        """
+        failed = self.failed > allowed * total
+        self.save("failed" if failed else "finished")
+        if failed:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in self.failures.items())
+            raise StageError(
+                f"{self.failed} of {total} {noun} failed ({reasons}), more than the share of {allowed:g} that is "
+                f"allowed; {self.path}/failures.jsonl has each. {advice}"
+            )
 
     def save(self, state: State) -> None:
         """Put all records on disk and replace the manifest, with the counts as they are now."""

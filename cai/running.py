@@ -19,7 +19,6 @@ from cai.data.card_parts import RunFacts
 from cai.data.dataset import DatasetCounts
 from cai.data.rows import Reject
 from cai.engines import Engine, open_engine
-from cai.errors import StageError
 from cai.progress import StageProgress
 from cai.records import Failure, Record, StageResult
 from cai.rundir import Manifest, RunDir, run_path
@@ -131,15 +130,8 @@ def run_job(
             if counts is None:
                 counts = job.export(run)
                 run.manifest.export = {**_exportable(job, run), "counts": counts.model_dump(mode="json")}
-        allowed = config.max_failure_share * job.total
-        run.save("failed" if run.failed > allowed else "finished")
-        if run.failed > allowed:
-            reasons = ", ".join(f"{number} {reason}" for reason, number in run.manifest.failures.items())
-            raise StageError(
-                f"{run.failed} of {job.total} {job.noun} failed ({reasons}), more than the share of "
-                f"{config.max_failure_share:g} that is allowed; {out}/failures.jsonl has each. "
-                "--retry-failed tries them again, --max-failure-share allows more"
-            )
+        advice = "--retry-failed tries them again, --max-failure-share allows more"
+        run.conclude(job.noun, job.total, config.max_failure_share, advice)
         return Outcome(out, run.manifest, counts, progress)
 
 

@@ -22,7 +22,6 @@ from rich.console import Console
 from cai.config import Positive, Share, StrictModel
 from cai.data.responses import Responses, read_responses, scan_responses
 from cai.data.rows import Reject, ignore
-from cai.errors import StageError
 from cai.progress import StageProgress
 from cai.records import Failure, Message, Usage
 from cai.rundir import Manifest, RunDir, run_path
@@ -162,15 +161,7 @@ def score_responses(
                 members=len(inputs.models.members),
                 name=config.responses,
             )
-        allowed = config.max_failure_share * inputs.total
-        run.save("failed" if run.failed > allowed else "finished")
-        if run.failed > allowed:
-            reasons = ", ".join(f"{number} {reason}" for reason, number in run.manifest.failures.items())
-            raise StageError(
-                f"{run.failed} of {inputs.total} responses could not be scored ({reasons}), more than the share of "
-                f"{config.max_failure_share:g} that is allowed; {out}/failures.jsonl has each. --max-failure-share "
-                "allows more"
-            )
+        run.conclude("responses", inputs.total, config.max_failure_share, "--max-failure-share allows more")
         return Scored(out, run.manifest, summary)
 
 

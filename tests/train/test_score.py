@@ -142,7 +142,7 @@ def test_responses_that_do_not_fit_are_counted_and_not_tried_again(
         {"id": "bad"},
     ]
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(StageError, match=r"2 of 5 responses could not be scored \(2 too_long\), more than .* 0\.1 "):
+    with pytest.raises(StageError, match=r"2 of 5 responses failed \(2 too_long\), more than .* 0\.1 "):
         scored(tmp_path / "run", model, file)
     assert [line["id"] for line in scores(tmp_path / "run")] == ["fits/0", "fits/1", "half/0"]
     failures = [(line["id"], line["index"], line["reason"]) for line in lines(tmp_path / "run" / "failures.jsonl")]
