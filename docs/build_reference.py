@@ -39,7 +39,7 @@ CONFIGS: Mapping[str, str] = {
     "train reward": "cai.train.config.RewardConfig",
     "train dpo": "cai.train.config.DpoConfig",
     "train ppo": "cai.train.ppo.config.PpoConfig",
-    "score": "cai.train.scoring.ScoreConfig",
+    "score": "cai.train.score_config.ScoreConfig",
     "evaluate": "cai.evaluate.config.EvaluateConfig",
     "red-team": "cai.redteam.config.RedTeamConfig",
     "iterate": "cai.iterate.config.IterateConfig",

@@ -57,7 +57,8 @@ def score(config_file: Path | None, out: Path | None, overwrite: bool, **options
     Where a label says which of two responses is better, it is counted how often rewards agree. The same command again
     goes on where the last one stopped; with another --ensemble-by and the same --out it combines the rewards anew.
     """
-    from cai.train.scoring import ScoreConfig, load_scoring, score_responses
+    from cai.train.score_config import ScoreConfig
+    from cai.train.scoring import load_scoring, score_responses
 
     screen = console()
     inputs = load_scoring(load_config(ScoreConfig, config_file, options))

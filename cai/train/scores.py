@@ -13,8 +13,8 @@ from cai.data.training_rows import LabelSource
 from cai.journal import partial_path, replace_file, write_error
 from cai.records import Message, Record, StageRecord
 from cai.rundir import read_records
+from cai.train.combination import Combination, combine
 from cai.train.evaluation import RewardEvaluation, ScoredPairs, evaluate_rewards
-from cai.train.reward_model import Combination, combine
 
 SCORES = "scores.jsonl"
 SUMMARY = "summary.json"

@@ -14,65 +14,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
 from rich.console import Console
 
-from cai.config import Positive, Share, StrictModel
 from cai.data.responses import Responses, read_responses, scan_responses
 from cai.data.rows import Reject, ignore
 from cai.progress import StageProgress
 from cai.records import Failure, Message, Usage
 from cai.rundir import Manifest, RunDir, run_path
 from cai.stage import sigterm_interrupts
+from cai.train.combination import check_combination
 from cai.train.reward_checkpoints import RewardCheckpoints, find_reward_models
-from cai.train.reward_model import PENALTY, Combination, check_combination
+from cai.train.score_config import STAGE, ScoreConfig
 from cai.train.scores import SCORES, SUMMARY, ResponseScore, ScoreSummary, write_scores
-
-STAGE = "score"
 
 _BATCHES_AT_ONCE = 8
 """Batches whose conversations are sorted by length together, and stored together."""
 _SEED = 0
 """Nothing is drawn in a run."""
-
-
-class ScoreConfig(StrictModel):
-    """Configuration of `cai score`."""
-
-    model: str
-    """The reward model: the directory of a `cai train reward` run, of a model with one output or of a LoRA adapter of
-    one, or a hub id."""
-    responses: str
-    """What is scored: the directory of a run of `cai sample`, `cai contrast`, `cai critique-revise` or `cai label`, a
-    file (see `data.responses`), the name of a shipped set of comparisons, or `hub:owner/name[@config][:split]`."""
-    ensemble_by: Combination = "mean"
-    """How the rewards of an ensemble become one: their `mean`, the `worst` of them, or the mean less a penalty on their
-    variance (`uncertainty`)."""
-    penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = PENALTY
-    """Factor of the variance."""
-    limit: Positive | None = None
-    """Use only the first rows. A later run in the same directory may raise it and goes on."""
-    max_length: Positive | None = None
-    """Longest conversation in tokens; a longer one loses its oldest turns, as in training. Default: the model's
-    context."""
-    max_failure_share: Share = 0.1
-    """The command fails when a greater share of the responses could not be scored."""
-    batch_size: Positive | None = None
-    """Conversations in one forward pass. Default: 16 on a CPU, 64 on a GPU."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto` takes bfloat16 where the hardware computes in it and float32 elsewhere."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model. Only for models you trust."""
-
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"model", "responses", "ensemble_by", "penalty", "limit", "max_failure_share", "batch_size", "device"}
-    )
-    """Keys that may change when a run goes on: the members' rewards do not depend on them, or their content is
-    compared."""
 
 
 @dataclass(frozen=True)

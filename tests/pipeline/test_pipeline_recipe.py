@@ -1,5 +1,7 @@
 """What is wrong with a recipe is said with file, line and key, all of it before anything runs."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
@@ -12,6 +14,13 @@ from cai.errors import ConfigError, ConstitutionError, DataError
 from cai.pipeline.recipe import Recipe, load_recipe
 from cai.pipeline.references import Reference, leaves, read_references, replace_references
 
+NO_TORCH = """
+import sys
+from cai.pipeline.stages import KINDS, stage_kind
+for name in KINDS:
+    stage_kind(name)
+print([name for name in ("torch", "transformers", "trl") if name in sys.modules])
+"""
 SAMPLE = "  samples: {stage: sample}\n"
 
 
@@ -246,3 +255,8 @@ def test_references_are_read_and_replaced() -> None:
         "c": {"d": None, "e": "$5"},
     }
     assert dict(leaves(settings)) == {("a", 0): "${one}/b", ("a", 1): 3, ("c", "d"): None, ("c", "e"): "$5"}
+
+
+def test_no_kind_of_stage_makes_a_recipe_wait_for_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_TORCH], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

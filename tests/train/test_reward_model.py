@@ -17,8 +17,9 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from cai.errors import CaiError, ConfigError, EngineError
 from cai.records import Message
+from cai.train.combination import combine
 from cai.train.reward_checkpoints import find_reward_models, load_reward_models
-from cai.train.reward_model import RewardEnsemble, combine
+from cai.train.reward_model import RewardEnsemble
 
 Conversation = tuple[Message, ...]
 

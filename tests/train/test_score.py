@@ -26,8 +26,9 @@ from cai.records import Message, Usage
 from cai.rundir import RunDir
 from cai.train.reward_checkpoints import RewardCheckpoints
 from cai.train.reward_model import RewardEnsemble
+from cai.train.score_config import ScoreConfig
 from cai.train.scores import ResponseScore, ScoreSummary, write_scores
-from cai.train.scoring import ScoreConfig, Scored, load_scoring, score_responses
+from cai.train.scoring import Scored, load_scoring, score_responses
 
 Row = dict[str, Any]
 

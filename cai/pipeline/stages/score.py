@@ -8,8 +8,8 @@ from cai.pipeline.contents import files_digest
 from cai.pipeline.stages.kind import StageKind, by_config, number
 from cai.pipeline.stages.train_reward import REWARD
 from cai.pipeline_records import Headline
+from cai.train.score_config import STAGE, ScoreConfig
 from cai.train.scores import SCORES, SUMMARY, ScoreSummary
-from cai.train.scoring import STAGE, ScoreConfig
 
 
 def _headlines(run: Path) -> Iterator[Headline]:

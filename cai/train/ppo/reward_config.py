@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from cai.config import EngineConfig, StrictModel
 from cai.feedback.judge_config import JudgeConfig
-from cai.train.reward_model import PENALTY, Combination
+from cai.train.combination import PENALTY, Combination
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
 

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from cai.errors import ConfigError
+from cai.train.combination import check_combination
 from cai.train.ppo.function_reward import FunctionReward, RewardFunction, find_function
 from cai.train.ppo.judge_reward import FoundJudge, JudgeReward, find_judge
 from cai.train.ppo.reward_config import RewardSourceConfig
 from cai.train.ppo.rewards import MixedRewards, ModelReward, RewardSource
 from cai.train.reward_checkpoints import RewardCheckpoints, find_reward_models
-from cai.train.reward_model import check_combination
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 
 from cai.records import Message
 from cai.statistics import Floats
-from cai.train.reward_model import Combination, RewardEnsemble, combine
+from cai.train.combination import Combination, combine
+from cai.train.reward_model import RewardEnsemble
 
 
 @dataclass(frozen=True)
