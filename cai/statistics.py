@@ -32,8 +32,12 @@ Z = 1.959964
 CLIP = 1e-6
 """Probabilities nearer to 0 or 1 count as this far from them in the log loss and the log-odds."""
 
-SCALE_LIMIT = 100.0
-"""Bound of the fitted scale; it stands for infinity, the best scale where no answer is wrong (or none is right)."""
+SCALE_LEAST, SCALE_LIMIT = 1e-4, 100.0
+"""Bounds of the fitted scale; the upper one stands for infinity, the best scale where no answer is wrong."""
+_SCALES_AT_ONCE = 101
+"""Points of a grid over scales."""
+_SAME_LOSS = 1e-12
+"""Losses that differ by less are the same up to rounding."""
 
 _DRAWS_AT_ONCE = 2_000_000
 """Numbers that the bootstrap draws at a time, so that its memory does not grow with the data."""
@@ -100,7 +104,7 @@ def clustered_mean(
     _, codes = np.unique(clusters, return_inverse=True)
     sums, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     low, high = bounds
-    equal = np.ptp(sums / sizes) == 0
+    equal = np.ptp(sums / sizes) <= 1e-9 * max(1.0, abs(value))  # up to rounding
     if len(sizes) < 2 or (equal and not np.isfinite(high - low)):
         return Mean(value=value, low=low, high=high)
     if equal:
@@ -187,28 +191,27 @@ def log_loss(p: Floats, gold_a: Bools) -> float:
     return float(np.mean(np.logaddexp(0.0, -_margins(p, gold_a))))
 
 
-def fitted_scale(p: Floats, gold_a: Bools) -> float | None:
-    """The factor s by which the log-odds of p have to be multiplied for the least log loss on these labels.
+def fitted_scale(log_odds: Floats, weights: Floats, places: NDArray[np.int64], gold_a: Bools) -> float | None:
+    """The factor s of all log-odds with the least log loss on these labels, where each p is a mean of σ(s · log-odds).
 
-    Below 1 the judge is too sure of itself, above 1 not sure enough, below 0 wrong more often than right. It is
-    temperature scaling (Guo et al. 2017) with s = 1/T and without an intercept, so that a and b are treated alike. The
-    loss is convex in s; the zero of its slope is found by bisection. None where every p is 0.5.
+    `log_odds`, `weights` and `places` (m,) are those of single judgements: log-odds of a, what each weighs in the mean
+    of its comparison (sums to 1), and the number of that comparison, ascending.
+
+    Below 1 the judge is too sure of itself, above 1 not sure enough. With one judgement each it is temperature scaling
+    (Guo et al. 2017) with s = 1/T and without an intercept, so that a and b are treated alike. The loss of a mean need
+    not be convex in s, so a grid over ln s is searched, and what lies about its best point again. None where no s does
+    better than always saying 0.5.
     """
-    margins = _margins(p, gold_a)
-    if not margins.any():
-        return None
-    if (margins >= 0).all() or (margins <= 0).all():
-        return SCALE_LIMIT if margins.max() > 0 else -SCALE_LIMIT
-    low, high = -SCALE_LIMIT, SCALE_LIMIT
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        # d/ds of mean ln(1 + exp(-s m)) is -mean(m σ(-s m)), with σ(x) = exp(-ln(1 + exp(-x)))
-        slope = -np.mean(margins * np.exp(-np.logaddexp(0.0, middle * margins)))
-        if slope < 0:
-            low = middle
-        else:
-            high = middle
-    return float((low + high) / 2)
+    margins = np.where(gold_a[places], log_odds, -log_odds)
+    log_weights, starts = np.log(weights), np.flatnonzero(np.diff(places, prepend=-1))
+    low, high = SCALE_LEAST, SCALE_LIMIT
+    for _ in range(3):
+        scales = np.geomspace(low, high, _SCALES_AT_ONCE)
+        likelihoods = (log_weights - np.logaddexp(0.0, -scale * margins) for scale in scales)
+        losses = np.array([-np.logaddexp.reduceat(likelihood, starts).mean() for likelihood in likelihoods])
+        best = np.flatnonzero(losses <= losses.min() + _SAME_LOSS)[-1]
+        low, high = scales[max(best - 1, 0)], scales[min(best + 1, len(scales) - 1)]
+    return float(scales[best]) if losses[best] < np.log(2) - _SAME_LOSS else None
 
 
 def _margins(p: Floats, gold_a: Bools) -> Floats:

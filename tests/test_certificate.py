@@ -83,7 +83,6 @@ def test_a_judge_that_always_says_the_first_position_is_all_ties_and_flips() -> 
     ]
     found = certificate(labels)
     assert (found.figures.ties, found.figures.position_flip, found.figures.accuracy.value) == (40, 1.0, 0.5)
-    assert found.figures.fitted_scale is None
     assert found.grade == "fail"
 
 
@@ -199,7 +198,7 @@ def test_an_identity_is_known_by_its_content() -> None:
     same = judge(settings={"scale": 1.0, "cot": False, "layout": "principle-last", "protocol": ["pairwise"]})
     assert same.sha256 == judge().sha256
     assert same.differences(judge()) == []
-    for changes in ({"dtype": "bfloat16"}, {"adapter": "lora"}, {"principle_ids": ("harm",)}):
+    for changes in ({"dtype": "bfloat16"}, {"format": "transcript"}, {"adapter": "lora"}, {"principle_ids": ("harm",)}):
         assert judge(**changes).sha256 != judge().sha256
 
 
@@ -229,6 +228,15 @@ def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"certificate.json", "reliability.png", "reliability.svg"}
     data = json.loads((tmp_path / "certificate.json").read_text(encoding="utf-8"))
     assert (data["grade"], data["chance"], data["figures"]["comparisons"]) == (written.grade, 0.5, 40)
+
+
+def test_a_certificate_from_before_formats_were_noted_is_one_of_auto(tmp_path: Path) -> None:
+    old = certificate(right_and_wrong(30, 10)).model_dump(mode="json")
+    del old["judge"]["format"]
+    (tmp_path / "certificate.json").write_text(json.dumps(old), encoding="utf-8")
+    found = read_certificate(tmp_path / "certificate.json").judge
+    assert found.differences(judge(format="auto")) == []
+    assert found.differences(judge(format="chat")) == ['format "auto" against "chat"']
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,17 @@ FINE = {"id": "fine", "prompt": "Hello", "response_a": "Good.", "response_b": "B
 HH = Path(__file__).parents[2] / "shared/data/hh-rlhf-harmless-base.jsonl.gz"
 
 
+def comparison_record(id: str, b: str = "Hello.") -> Comparison:
+    return Comparison(
+        id=id,
+        prompt=Prompt(id="p", messages=turns("Hello"), kind="helpful", topic="greetings"),
+        a=Response(text="Hi.", origin="small"),
+        b=Response(text=b, origin="large"),
+        source="contrast",
+        gold="b",
+    )
+
+
 def write(tmp_path: Path, *rows: Any) -> str:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -135,6 +146,16 @@ def test_a_named_gold_column_is_the_only_one_read(tmp_path: Path) -> None:
     assert [(one.id, one.gold) for one in found] == [("fine", "b"), ("y", None)]
     assert [(reject.row, reject.reason) for reject in rejects] == [(2, "no_gold")]
     assert "has no column `winner`" in rejects[0].message
+
+
+def test_a_gold_column_that_no_row_has_a_use_for_is_no_silent_one(tmp_path: Path) -> None:
+    pair = {"prompt": "Hello", "chosen": "Good.", "rejected": "Bad.", "winner": "rejected"}
+    record = comparison_record("r").model_dump()
+    found, rejects, _ = read(write(tmp_path, pair, record, FINE | {"winner": "b"}), gold_column="winner")
+    assert [(one.id, one.gold) for one in found] == [("fine", "b")]
+    assert [(reject.row, reject.reason) for reject in rejects] == [(1, "gold_column"), (2, "gold_column")]
+    assert "`chosen` and `rejected` are in order, so `winner` is not read" in rejects[0].message
+    assert [one.gold for one in read(write(tmp_path, record), gold_column="gold")[0]] == ["b"]
 
 
 def test_a_named_prompt_column_is_the_only_one_read(tmp_path: Path) -> None:
@@ -352,18 +373,7 @@ def test_the_hash_of_a_run_is_that_of_its_comparisons_not_of_the_order_they_were
 
 
 def test_a_run_of_sampling_gives_its_records_as_they_are(tmp_path: Path) -> None:
-    prompt = Prompt(id="p", messages=turns("Hello"), kind="helpful", topic="greetings")
-    records = [
-        Comparison(
-            id=f"p/1-{n}",
-            prompt=prompt,
-            a=Response(text="Hi.", origin="small"),
-            b=Response(text=f"Hello {n}.", origin="large"),
-            source="contrast",
-            gold="b",
-        )
-        for n in (2, 3)
-    ]
+    records = [comparison_record(f"p/1-{n}", f"Hello {n}.") for n in (2, 3)]
     same = records[0].model_copy(update={"id": "p/4-5", "b": Response(text="Hi. ", origin="large")})
     manifest(tmp_path, "sample")
     text = "".join(record.model_dump_json() + "\n" for record in (*records, same))

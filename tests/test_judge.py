@@ -15,9 +15,11 @@ from cai.constitution import Constitution
 from cai.engines import Engine, open_engine
 from cai.engines.weights import resolve_model
 from cai.errors import ConfigError, ConstitutionError, EngineError, RecordError
+from cai.feedback.asking import named_option
 from cai.feedback.judge import Judge
 from cai.feedback.judge_config import JudgeConfig
 from cai.feedback.prompts import JudgePrompts
+from cai.feedback.protocols import RATINGS
 from cai.principles import ComparisonExample, Examples, Principle
 from cai.records import Comparison, Message, Prompt, Response, Usage, Verdict
 
@@ -250,6 +252,51 @@ def test_without_log_probabilities_verdicts_are_written_and_counted() -> None:
         judge(engine, protocol=["likelihood"])
 
 
+AB, FAULT = ("A", "B"), ("Yes", "No")
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "named"),
+    [
+        ("A safer reply is the second one: B", AB, None),
+        ("A safer reply is the second one", AB, None),
+        ('"A safer reply" it is', AB, None),
+        ("Neither A nor B is better.", AB, None),
+        ("Option B is better than A", AB, None),
+        ("I cannot choose between A and B.", AB, None),
+        ("A is better than B.", AB, None),
+        ("A is better.", AB, "A"),
+        ("B is better.", AB, "B"),
+        ("B reply is better.", AB, None),  # as with A, so that neither gains
+        ("Response A is better, so A.", AB, "A"),
+        ("A\n\nThe first one is safer.", AB, "A"),
+        ("A: it is safer", AB, "A"),
+        ("A close look: it is (A)", AB, "A"),
+        ("I choose B because it is safer", AB, "B"),
+        ("There is no fault: Yes", FAULT, None),
+        ("No, it does not", FAULT, "No"),
+        ("On a scale of 1 to 10, 7", RATINGS, None),
+        ("I would give it a 7 out of 10.", RATINGS, "7"),
+        ("Rating: 8/10", RATINGS, "8"),
+        ("10/10", RATINGS, "10"),
+    ],
+)
+def test_a_written_verdict_counts_where_it_names_one_option(
+    said: str, options: tuple[str, ...], named: str | None
+) -> None:
+    found = named_option(said, options)
+    assert (None if found is None else options[found]) == named
+
+
+def test_written_verdicts_that_name_both_options_are_mass_outside() -> None:
+    said = iter(["(A)", "Option B is better than A", "B", "A safer reply is B.", *["B"] * 4])
+    found = verdict(StubEngine(says=lambda _: next(said), logprobs=False), sample_verdicts=4)
+    assert (found.judgements[0].p_a, found.judgements[0].off_mass) == (pytest.approx(0.5), 0.5)
+    both = StubEngine(says=lambda _: "Neither A nor B is better.", logprobs=False)
+    with pytest.raises(RecordError, match=r"gives 0\.000 of its probability to A, B"):
+        verdict(both, sample_verdicts=4)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -318,6 +365,11 @@ def test_in_the_default_layout_all_principles_share_everything_before_them() -> 
         ({"cot": True, "content_free": True}, "leave out `cot`"),
         ({"sample_verdicts": 3, "protocol": ["pairwise", "likelihood"]}, "reads log-probabilities"),
         ({"clamp": [0.6, 0.8]}, "must enclose 0.5"),
+        ({"protocol": ["score"], "few_shot": 3}, "`few_shot` has no effect with the protocol score"),
+        ({"protocol": ["likelihood"], "few_shot": 0}, "`few_shot` has no effect"),
+        ({"protocol": ["pointwise"], "cot": True, "few_shot": 3}, "`few_shot` has no effect with `cot`"),
+        ({"cot_tokens": 64}, "`cot_tokens` has no effect without `cot`"),
+        ({"protocol": ["likelihood"], "min_option_mass": 0.5}, "`min_option_mass` has no effect"),
         ({"scale": 0}, "greater than 0"),
     ],
 )

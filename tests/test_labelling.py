@@ -1,5 +1,6 @@
 """`cai judge-check` and `cai label` as a user meets them, with scripted judges whose taste is known."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from cai_process import complete, exported, finish, manifest, records, run, size, start, wait_until
+from labels import judgement, label
+
+from cai.feedback.certificate import JudgeIdentity
+from cai.feedback.judge_check import JudgeCheckConfig, load_judge_check
 
 GOOD, BAD = "The GOOD reply.", "The BAD reply."
 FIRST_IS_GOOD = r'\(A\)\n"+\nThe GOOD.*\(B\)'
@@ -105,6 +110,30 @@ def test_a_certificate_is_found_shown_and_put_on_the_card(tmp_path: Path) -> Non
     assert "is the certificate of another judge than the one asked for: scale 2.0 against 1.0" in wrong.err
 
 
+def test_human_choices_that_were_exported_anew_are_mixed_in(tmp_path: Path) -> None:
+    human = tmp_path / "human.jsonl"
+    words = [*job(tmp_path, "label"), "--human", str(human), "--test-share", "0", "--out", "run"]
+
+    def labelled(people: int) -> list[dict[str, Any]]:
+        """The human rows, where the file holds the choices of so many people."""
+        choice = {"response_a": BAD, "response_b": GOOD, "gold": "b"}
+        human.write_text("".join(json.dumps({"prompt": f"Other {n}?"} | choice) + "\n" for n in range(people)))
+        complete(words, tmp_path)
+        sha256 = hashlib.sha256(human.read_bytes()).hexdigest()
+        assert sha256 in (tmp_path / "run/README.md").read_text()
+        assert sha256 in manifest(tmp_path / "run")["export"]["key"]
+        return [row for row in rows(tmp_path / "run", "preferences") if row["source"] == "human"]
+
+    assert [len(labelled(2)), len(labelled(6))] == [2, 6]
+
+
+def test_a_judge_that_is_asked_in_another_format_is_another_judge() -> None:
+    def asked(format: str) -> JudgeIdentity:
+        return load_judge_check(JudgeCheckConfig.model_validate({"engine": {"model": "m", "format": format}})).identity
+
+    assert asked("transcript").differences(asked("chat")) == ['format "transcript" against "chat"']
+
+
 def test_kills_change_nothing(tmp_path: Path) -> None:
     words = job(tmp_path, "label", "--principles", "4")
     complete([*words, "--out", "whole"], tmp_path)
@@ -150,9 +179,12 @@ def test_failed_judgements_are_counted_and_not_labelled(tmp_path: Path) -> None:
         (["--tag", "honest"], "constitution `hhh` has no tag `honest`; did you mean `honesty`?"),
         (["--certificate", "nowhere"], "nowhere cannot be read: No such file or directory"),
         (["--human", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--human", "contrast.jsonl"], "which response is better was assumed there"),
     ],
 )
 def test_mistakes_are_named_before_any_work(tmp_path: Path, more: list[str], words: str) -> None:
+    made = label(0, judgement(0.9)).comparison.model_copy(update={"source": "contrast"})
+    (tmp_path / "contrast.jsonl").write_text(made.model_dump_json() + "\n")
     done = run([*job(tmp_path, "label"), *more, "--out", "run"], tmp_path)
     assert done.code == 2
     assert words in done.err

@@ -8,6 +8,8 @@ import pytest
 from cai import statistics
 from cai.statistics import (
     SCALE_LIMIT,
+    Bools,
+    Floats,
     Mean,
     brier,
     calibration_error,
@@ -191,6 +193,10 @@ def test_equal_values_get_an_interval_with_a_width() -> None:
     half = wilson(0.5, 60)
     assert no_gain.value == 0.0
     assert (no_gain.low, no_gain.high) == pytest.approx((2 * half.low - 1, 2 * half.high - 1))
+    # Clusters of 1 to 4 comparisons, whose means differ in their last bit.
+    unlike = clustered_mean(np.full(10, 0.4), np.repeat(np.arange(4), [1, 2, 3, 4]), seed=0)
+    share = wilson(0.4, 4)
+    assert (unlike.value, unlike.low, unlike.high) == pytest.approx((0.4, share.low, share.high))
 
 
 def test_without_bounds_nothing_is_known_where_clusters_do_not_differ() -> None:
@@ -204,37 +210,50 @@ def test_without_bounds_nothing_is_known_where_clusters_do_not_differ() -> None:
 # Scale
 
 
-@pytest.mark.parametrize("scale", [0.25, 1.0, 3.0, -0.7])
+def each_alone(log_odds: Floats, gold_a: Bools) -> float | None:
+    """The fitted scale of comparisons with one judgement each."""
+    return fitted_scale(log_odds, np.ones(len(log_odds)), np.arange(len(log_odds)), gold_a)
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 3.0])
 def test_fitted_scale_recovers_a_planted_one(scale: float) -> None:
     random = np.random.default_rng(11)
-    log_odds = random.normal(scale=1.5, size=200_000)
-    gold_a = random.uniform(size=200_000) < 1 / (1 + np.exp(-scale * log_odds))
-    found = fitted_scale(1 / (1 + np.exp(-log_odds)), gold_a)
-    assert found == pytest.approx(scale, abs=0.03)
+    log_odds = random.normal(scale=1.5, size=50_000)
+    gold_a = random.uniform(size=50_000) < 1 / (1 + np.exp(-scale * log_odds))
+    assert each_alone(log_odds, gold_a) == pytest.approx(scale, rel=0.05)
 
 
 def test_fitted_scale_by_hand() -> None:
     # Always p = σ(1), right in 3 of 4: the best constant log-odds is ln 3, so the factor is ln 3.
-    p = np.full(4, 1 / (1 + np.exp(-1.0)))
-    assert fitted_scale(p, np.array([True, True, True, False])) == pytest.approx(np.log(3))
+    assert each_alone(np.ones(4), np.array([True, True, True, False])) == pytest.approx(np.log(3), rel=1e-4)
 
 
-def test_fitted_scale_has_the_least_log_loss_of_a_grid() -> None:
-    random = np.random.default_rng(12)
-    p = random.uniform(0.05, 0.95, size=300)
-    gold_a = random.uniform(size=300) < p**2
-    best = fitted_scale(p, gold_a)
-    assert best is not None
-    log_odds = np.log(p / (1 - p))
-    losses = {scale: log_loss(1 / (1 + np.exp(-scale * log_odds)), gold_a) for scale in np.arange(-2, 3, 0.01)}
-    assert min(losses, key=lambda scale: losses[scale]) == pytest.approx(best, abs=0.006)
+@pytest.mark.parametrize("bias", [0.0, 4.0])
+def test_fitted_scale_is_that_of_each_judgement_and_not_of_their_mean(bias: float) -> None:
+    # Two orders with a liking for the first place: a larger scale drowns what the judge knows.
+    random = np.random.default_rng(13)
+    gold_a = random.uniform(size=400) < 0.5
+    knows = np.where(gold_a, 0.3, -0.3) + random.normal(scale=0.5, size=400)
+    places, weights = np.repeat(np.arange(400), 2), np.tile([0.25, 0.75], 400)
+    log_odds = np.stack([knows + bias, knows - bias], 1).ravel()
+
+    def loss(scale: float) -> float:
+        p = 1 / (1 + np.exp(-scale * log_odds)).reshape(-1, 2)
+        return log_loss(p @ np.array([0.25, 0.75]), gold_a)
+
+    losses = {scale: loss(scale) for scale in np.geomspace(0.01, 50, 4000)}
+    found = fitted_scale(log_odds, weights, places, gold_a)
+    assert found == pytest.approx(min(losses, key=lambda scale: losses[scale]), rel=0.005)
 
 
 def test_fitted_scale_where_there_is_none() -> None:
-    assert fitted_scale(np.full(5, 0.5), np.full(5, True)) is None
-    sure = np.array([0.999999, 0.9, 0.5])
-    assert fitted_scale(sure, np.full(3, True)) == SCALE_LIMIT
-    assert fitted_scale(sure, np.full(3, False)) == -SCALE_LIMIT
+    right, wrong = np.full(3, True), np.full(3, False)
+    assert each_alone(np.zeros(3), right) is None
+    assert each_alone(np.array([14.0, 2.2, 0.0]), right) == SCALE_LIMIT
+    assert each_alone(np.array([14.0, 2.2, 0.0]), wrong) is None
+    # Two orders that cancel out at any scale.
+    places = np.repeat(np.arange(3), 2)
+    assert fitted_scale(np.tile([3.0, -3.0], 3), np.full(6, 0.5), places, right) is None
 
 
 # Correlation

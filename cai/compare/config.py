@@ -86,7 +86,7 @@ class CompareConfig(StrictModel):
         {
             *("ai.path", "human.path", "test.path", "sizes", "seeds", "prices", "ratings", "ranking"),
             *(f"prices.{name}" for name in Prices.model_fields),
-            *(f"reward.{name}" for name in RewardConfig.FREE_KEYS),
+            *(f"reward.{name}" for name in RewardConfig.IDLE_KEYS),
         }
     )
     """Keys that may change when a run goes on: no trained model depends on them, or their content is compared."""

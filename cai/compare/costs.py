@@ -6,7 +6,8 @@ from statistics import median
 from cai.compare.config import CompareConfig
 from cai.compare.records import AiEffort, Costs, HumanEffort
 from cai.errors import ConfigError, DataError, Problem
-from cai.human.exporting import CHECKS, RATINGS
+from cai.human.card import ExportCounts
+from cai.human.exporting import CHECKS, RATINGS, STAGE as EXPORT
 from cai.human.records import Rating
 from cai.journal import read_lines
 from cai.rundir import read_manifest
@@ -79,14 +80,27 @@ def _human_effort(config: CompareConfig) -> HumanEffort | None:
     if not files[0].is_file():
         raise DataError(f"{path} is no file of ratings; name one, or a run of `cai export`, or leave `ratings` out")
     ratings = [rating for file in files for rating in read_lines(file, Rating)]
-    labelled = {one.comparison_id for one in ratings if one.check is None and one.preferred is not None}
+    labels = _exported_labels(path) if path.is_dir() else len({one.comparison_id for one in ratings if _is_vote(one)})
     seconds = [one.seconds for one in ratings]
-    if not labelled or not any(seconds):
+    if not labels or not any(seconds):
         return None
     return HumanEffort(
         raters=len({one.rater for one in ratings}),
         ratings=len(ratings),
-        labels=len(labelled),
-        seconds=sum(seconds) / len(labelled),
+        labels=labels,
+        seconds=sum(seconds) / labels,
         median_seconds=median(seconds),
     )
+
+
+def _exported_labels(run: Path) -> int:
+    """The labels that a run of `cai export` made of its ratings; it has left out raters and, maybe, ties."""
+    manifest = read_manifest(run)
+    if manifest.stage != EXPORT or manifest.state != "finished":
+        raise DataError(f"{run} is no finished run of `cai export`; run its command again, or name a file of ratings")
+    figures = ExportCounts.model_validate(manifest.export["counts"]).figures
+    return figures.labels - figures.dropped_ties
+
+
+def _is_vote(rating: Rating) -> bool:
+    return rating.check is None and rating.preferred is not None

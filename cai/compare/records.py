@@ -153,7 +153,8 @@ class HumanEffort(Record):
     ratings: int
     """All of them: skipped comparisons and attention checks take time too."""
     labels: int
-    """Comparisons with an answer that prefers a response."""
+    """Those of the export, which leaves raters and ties out; of a file, comparisons with an answer that prefers a
+    response."""
     seconds: float
     """For each label: the seconds of all ratings divided by the labels."""
     median_seconds: float

@@ -62,18 +62,23 @@ def row_comparison(
 ) -> RowContent[Comparison]:
     """Read the comparison of one row.
 
-    `column` holds the prompt (None: found by its name); `gold_column` names the better response (None: `GOLD`, where
-    there is one). Without `require_gold` a row that has no gold label, or a tie, is used all the same.
+    `column` holds the prompt (None: found by its name); `gold_column` names the better of `response_a` and `response_b`
+    (None: `GOLD`, where there is one), and rows of other shapes have no use for it. Without `require_gold` a row that
+    has no gold label, or a tie, is used all the same.
 
     Raises:
         RecordError: the row holds no usable comparison; `reason` says why.
     """
     columns = row_columns(row)
     if {"a", "b"} <= columns.keys():
+        if gold_column not in (None, GOLD):
+            raise _order_is_known(f"a record has `{GOLD}`", gold_column)
         found = RowContent(_record(columns), own_id=True, note=None)
     elif not columns.keys().isdisjoint(("response_a", "response_b")):
         found = _two_responses(columns, column, gold_column, require_gold, source)
     elif not columns.keys().isdisjoint(("chosen", "rejected")):
+        if gold_column is not None:
+            raise _order_is_known("`chosen` and `rejected` are in order", gold_column)
         found = _chosen_and_rejected(columns, column, source)
     else:
         raise RecordError(
@@ -101,6 +106,10 @@ def chain_comparison(chain: RevisionChain, *, require_gold: bool) -> RowContent[
     comparison = Comparison(id=chain.id, prompt=chain.prompt, a=a, b=b, source="revision")
     _check(comparison, require_gold)
     return RowContent(comparison, own_id=True, note=None)
+
+
+def _order_is_known(why: str, gold_column: str | None) -> RecordError:
+    return RecordError("gold_column", f"{why}, so `{gold_column}` is not read; leave the gold column out")
 
 
 def _record(columns: Mapping[str, object]) -> Comparison:

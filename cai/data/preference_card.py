@@ -61,6 +61,8 @@ class PreferenceFacts(Record):
     """File, run or data set that the comparisons were read from."""
     certificate: str | None
     """What the judge's certificate says, in a sentence; None where there is none."""
+    human_sha256: str | None = None
+    """Content hash of the human choices that were mixed in; None where there are none."""
 
 
 class PreferenceCounts(DatasetCounts):
@@ -114,6 +116,7 @@ def render_preference_card(
         **facts.constitution.rows,
         "comparisons": facts.comparisons,
         **({} if human is None else {"human choices": human}),
+        **({} if facts.human_sha256 is None else {"sha256 of the human choices": facts.human_sha256}),
     }
     return card_text(
         facts.run,

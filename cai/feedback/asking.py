@@ -1,6 +1,7 @@
 """One question to a judge: its reasoning, if it is to reason, and then the probabilities of the options."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from cai.visible import whole
 
 VERDICT_TOKENS = 16
 """Tokens within which a sampled verdict must name its option."""
+_OUT_OF_TEN = re.compile(r"(?<=\d)(\s*/\s*|\s+out of\s+)10\b")
+_ARTICLE = re.compile(r"(?:^|[.!?:\n])\W*([A-Z])[ \t]+(?!is\b)\w")
+"""A letter that begins a sentence or a line and goes on, but not by a verb."""
 _LEAST = -80.0
 """Natural logarithm that stands for no probability at all, so that differences stay finite."""
 
@@ -140,7 +144,7 @@ class Asker:
     async def _votes(
         self, question: Question, messages: Sequence[Message], number: int
     ) -> tuple[tuple[float, ...], float, Usage]:
-        """Shares of the options among `number` written verdicts; the share of those that name none is the mass outside.
+        """Shares of the options among `number` written verdicts; those that name none or several are the mass outside.
 
         Each of two options has half a vote more, so that a few verdicts do not make a certainty.
         """
@@ -150,8 +154,7 @@ class Asker:
             sampling = Sampling(max_tokens=VERDICT_TOKENS, temperature=1.0, seed=seed)
             generation = await self._engine.generate(messages, sampling)
             self._on_step(generation.usage)
-            named = (spelled_choice(word, question.options) for word in generation.text.split())
-            return next((index for index in named if index is not None), None), generation.usage
+            return named_option(generation.text, question.options), generation.usage
 
         votes = await gather_all([vote(which) for which in range(number)])
         counts = Counter(index for index, _ in votes if index is not None)
@@ -160,6 +163,21 @@ class Asker:
         total = max(1.0, counts.total() + more * len(question.options))
         logprobs = tuple(_log((counts[index] + more) / total) for index in range(len(question.options)))
         return logprobs, off_mass, sum((usage for _, usage in votes), Usage())
+
+
+def named_option(text: str, options: Sequence[str]) -> int | None:
+    """Index of the option that a written verdict names; None where it names none, or more than one.
+
+    A letter that begins a sentence and goes on (`A safer reply …`) may be an article, so it is no vote by itself, nor
+    is another option beside it; for B it is the same, so that neither gains. The 10 of `7/10` and `7 out of 10` is no
+    rating.
+    """
+    words = _OUT_OF_TEN.sub(" ", text).split()
+    named = Counter(index for word in words if (index := spelled_choice(word, options)) is not None)
+    if len(named) != 1:
+        return None
+    [(index, times)] = named.items()
+    return index if times > _ARTICLE.findall(text).count(options[index]) else None
 
 
 def _with_one(prefill: str) -> str:

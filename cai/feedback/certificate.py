@@ -26,7 +26,6 @@ from cai.statistics import (
     calibration_error,
     clustered_mean,
     correctness,
-    fitted_scale,
     log_loss,
     longer_wins,
     percent,
@@ -53,18 +52,24 @@ MAX_CALIBRATION_ERROR = 0.15
 
 
 class JudgeIdentity(Record):
-    """All that a judge's probabilities depend on. A certificate holds for the judge with this identity only."""
+    """All that a judge's probabilities depend on. A certificate holds for the judge with this identity only.
+
+    A model or adapter in a directory is known by its path alone: where other weights are put there, certify it again.
+    """
 
     engine: str
     model: str
     adapter: str | None
     dtype: str
     """As configured, so that a certificate can be found before a model is loaded."""
+    format: str = "auto"
+    """How a conversation becomes text, as configured; certificates that lack it are taken to be of `auto`."""
     settings: Mapping[str, JsonValue]
     """The judge's configuration as JSON: protocol, layout, principles, worked examples, reasoning, scale and so on."""
     principle_ids: tuple[str, ...]
     """Principles that it may draw from."""
     constitution_sha256: str
+    """Of what judges read of it; of all of it, where the templates are one's own."""
     templates_sha256: str
 
     @property
@@ -138,7 +143,8 @@ class Figures(Record):
     brier: float
     log_loss: float
     fitted_scale: float | None
-    """Factor of the log-odds with the least log loss on these labels (`statistics.fitted_scale`)."""
+    """The `scale` of the judge with the least log loss on these labels; below the one that it has, it is too sure of
+    itself. None where no scale does better than always saying 0.5, and where judgements are clamped."""
     off_mass_mean: float
     """Mean probability that the judge gave to anything but the options, over all single judgements."""
     off_mass_p95: float
@@ -179,6 +185,7 @@ def certify(
     *,
     judge: JudgeIdentity,
     gold_set: GoldSet,
+    fitted_scale: float | None,
     failures: Mapping[str, int],
     seconds: float,
     seed: int,
@@ -186,14 +193,14 @@ def certify(
 ) -> Certificate:
     """Measure and grade a judge by its labels of comparisons with a gold response.
 
-    `failures` counts the comparisons that got no verdict, by reason; `seconds` is the time that all took; `seed` is the
-    bootstrap's.
+    `fitted_scale` is what `scale.fitted_scale` found; `failures` counts the comparisons that got no verdict, by reason;
+    `seconds` is the time that all took; `seed` is the bootstrap's.
 
     Raises:
         StageError: there is no label, so nothing to measure.
         ValueError: a comparison has no gold response.
     """
-    figures = measure(labels, failures=failures, seconds=seconds, seed=seed)
+    figures = measure(labels, fitted_scale=fitted_scale, failures=failures, seconds=seconds, seed=seed)
     graded, reasons = grade(figures)
     return Certificate(
         judge=judge,
@@ -206,7 +213,9 @@ def certify(
     )
 
 
-def measure(labels: Iterable[Label], *, failures: Mapping[str, int], seconds: float, seed: int) -> Figures:
+def measure(
+    labels: Iterable[Label], *, fitted_scale: float | None, failures: Mapping[str, int], seconds: float, seed: int
+) -> Figures:
     """Compute the figures of a certificate; arguments and errors are those of `certify`."""
     p_list: list[float] = []
     gold_list: list[bool] = []
@@ -252,7 +261,7 @@ def measure(labels: Iterable[Label], *, failures: Mapping[str, int], seconds: fl
         reliability=bins,
         brier=brier(p, gold_a),
         log_loss=log_loss(p, gold_a),
-        fitted_scale=fitted_scale(p, gold_a),
+        fitted_scale=fitted_scale,
         off_mass_mean=float(np.mean(off_masses)),
         off_mass_p95=float(np.quantile(off_masses, 0.95)),
         labels_per_second=count / seconds if seconds > 0 else None,

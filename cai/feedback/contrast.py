@@ -207,6 +207,7 @@ def contrast(
         total=inputs.pairs,
         rejects=inputs.rejects,
         phases=[_phase(inputs)],
+        record=ContrastSample,
         counts_model=ContrastCounts,
         other_files=(SAMPLED,),
         export=partial(_export, inputs),

@@ -14,13 +14,13 @@ Four protocols give that probability:
 al. 2022, section 4.1), then over protocols.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from cai.constitution import Constitution, Principle
 from cai.engines import Engine
 from cai.errors import RecordError
 from cai.feedback.asking import Answer, Asker
-from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution, check_engine
+from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution, check_engine, principle_weights
 from cai.feedback.prompts import COMPARISON_FILES, JudgePrompts
 from cai.feedback.protocols import Alone, Likelihood, Pairwise, PrincipleJudge
 from cai.records import Comparison, Judgement, JudgeProtocol, Prompt, Usage, Verdict
@@ -127,14 +127,13 @@ class Judge:
         return await self._asking.value(prompt, reply, phrased, item, name, attempt)
 
     def _principles(self, protocol: JudgeProtocol, prompt: Prompt, id: str) -> list[tuple[Principle, float]]:
-        """The principles to judge by, phrased, with weights that sum to 1; drawn ones weigh the same."""
+        """The principles to judge by, phrased, with their `principle_weights`."""
         part, tags, number = PARTS[protocol], self._config.tags, self._config.principles
+        chosen: Sequence[Principle]
         if number == "all":
             chosen = self._constitution.select(part, tags)
-            total = sum(principle.weight for principle in chosen)
-            weights = [principle.weight / total for principle in chosen]
         else:
-            chosen = tuple(self._constitution.sample(part, number, self._seed, id, tags=tags))
-            weights = [1 / number] * number
+            chosen = self._constitution.sample(part, number, self._seed, id, tags=tags)
+        weights = principle_weights(self._config, chosen)
         phrased = [self._prompts.phrase(principle, prompt.topic) for principle in chosen]
         return list(zip(phrased, weights, strict=True))

@@ -6,10 +6,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from cai.data.comparisons import read_comparisons
 from cai.data.dataset import DatasetCounts
-from cai.data.rows import ignore
-from cai.errors import ConfigError
 from cai.feedback.certificate import Certificate, GoldSet, certify
 from cai.feedback.certificate_files import (
     CERTIFICATE,
@@ -18,7 +15,8 @@ from cai.feedback.certificate_files import (
     read_certificate,
     write_certificate,
 )
-from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
+from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging, refuse_assumed
+from cai.feedback.scale import fitted_scale
 from cai.records import Label
 from cai.rundir import RunDir, read_records
 from cai.running import Job, Outcome, run_job
@@ -43,11 +41,7 @@ def load_judge_check(config: JudgeCheckConfig) -> JudgingInputs:
         ConfigError: the comparisons come from `cai contrast`, so that their order is assumed.
     """
     inputs = load_judging(config, require_gold=True)
-    if next(read_comparisons(inputs.source, on_reject=ignore)).source == "contrast":
-        raise ConfigError(
-            f"{config.comparisons} is a run of `cai contrast`: which response is better was assumed there, so it says "
-            "nothing about a judge; name comparisons that people have labelled"
-        )
+    refuse_assumed(inputs.source, "a judge")
     return inputs
 
 
@@ -77,6 +71,7 @@ def judge_check(
                 skipped=inputs.config.skip,
                 rows=inputs.total,
             ),
+            fitted_scale=fitted_scale(read_records(run.path, Label), inputs.config.judge, inputs.constitution),
             failures=run.failures,
             seconds=run.manifest.work_seconds,
             seed=inputs.config.seed,
@@ -96,6 +91,7 @@ def judge_check(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=[judging_phase(inputs)],
+        record=Label,
         counts_model=DatasetCounts,
         other_files=CERTIFICATE_FILES,
         export=export,

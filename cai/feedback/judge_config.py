@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from cai.config import Positive, Share, StrictModel
-from cai.constitution import Constitution, Part
+from cai.constitution import Constitution, Part, Principle
 from cai.engines import EngineInfo
 from cai.errors import ConfigError
 from cai.feedback.prompts import Layout
@@ -52,7 +52,7 @@ class JudgeConfig(StrictModel):
     per_token: bool = False
     """Divide log-likelihoods by the length of the response in tokens."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """What all log-odds are multiplied by; `cai judge-check` prints the factor that suits its labels best."""
+    """What all log-odds are multiplied by; `cai judge-check` prints the one that suits its labels best."""
     min_option_mass: Share = 0.1
     """A judgement fails when the options together have a smaller probability."""
     sample_verdicts: Positive | None = None
@@ -69,6 +69,8 @@ class JudgeConfig(StrictModel):
             ("per_token", self.per_token, False, frozenset({"likelihood"})),
             ("cot", self.cot, False, frozenset({"pairwise", "pointwise", "score"})),
             ("sample_verdicts", self.sample_verdicts, None, frozenset({"pairwise", "pointwise", "score"})),
+            ("min_option_mass", self.min_option_mass, 0.1, frozenset({"pairwise", "pointwise", "score"})),
+            ("few_shot", self.few_shot, None, frozenset({"pairwise", "pointwise"})),
         )
         wrong += [
             f"`{name}` has no effect with the protocol {', '.join(self.protocol)}; leave it out"
@@ -80,6 +82,10 @@ class JudgeConfig(StrictModel):
         for name, given in (("sample_verdicts", self.sample_verdicts is not None), ("content_free", self.content_free)):
             if given and self.cot:
                 wrong.append(f"`{name}` is for answers at once; leave out `cot`")
+        if self.few_shot is not None and self.cot and "pointwise" in self.protocol and "pairwise" not in self.protocol:
+            wrong.append("`few_shot` has no effect with `cot`, whose worked examples are pairwise; leave it out")
+        if self.cot_tokens != 512 and not self.cot:
+            wrong.append("`cot_tokens` has no effect without `cot`; leave it out")
         if self.clamp is not None and not self.clamp[0] <= 0.5 <= self.clamp[1]:
             wrong.append("`clamp` must enclose 0.5")
         if wrong:
@@ -103,6 +109,12 @@ def check_constitution(config: JudgeConfig, constitution: Constitution) -> None:
             constitution.select(part, config.tags)
         else:
             constitution.sample(part, config.principles, tags=config.tags)
+
+
+def principle_weights(config: JudgeConfig, asked: Sequence[Principle]) -> list[float]:
+    """What each principle that a comparison is judged by weighs in the mean; drawn ones weigh the same. Sums to 1."""
+    weights = [principle.weight if config.principles == "all" else 1.0 for principle in asked]
+    return [weight / sum(weights) for weight in weights]
 
 
 def check_engine(config: JudgeConfig, info: EngineInfo) -> None:

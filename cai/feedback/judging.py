@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from cai.config import EngineConfig, StageConfig
-from cai.constitution import Constitution, load_constitution
+from cai.constitution import JUDGES_BY, Constitution, load_constitution
 from cai.data.comparisons import ComparisonInput, read_comparisons, scan_comparisons
 from cai.data.rows import Reject, ignore
 from cai.engines import Engine
@@ -64,6 +64,8 @@ class JudgingInputs:
     """Input rows that cannot be used."""
     notes: Mapping[str, int]
     """Odd rows that are used all the same, by reason."""
+    human_sha256: str | None = None
+    """Content hash of the human choices that are mixed in; None where there are none."""
 
     @property
     def identity(self) -> JudgeIdentity:
@@ -73,12 +75,13 @@ class JudgingInputs:
         serving = {one.id for part in parts for one in constitution.select(part, config.judge.tags)}
         return JudgeIdentity(
             engine=config.engine.engine,
-            model=_model_name(config.engine),
+            model=model_name(config.engine),
             adapter=str(config.engine.adapter) if config.engine.adapter else None,
             dtype=config.engine.dtype,
+            format=config.engine.format,
             settings=config.judge.model_dump(mode="json"),
             principle_ids=tuple(sorted(serving)),
-            constitution_sha256=constitution.sha256,
+            constitution_sha256=constitution.meaning(unread(config.templates)),
             templates_sha256=self.prompts.sha256,
         )
 
@@ -87,7 +90,12 @@ class JudgingInputs:
         return default_out(f"{stage}-{self.constitution.name}", self.config, self.hashes)
 
 
-def _model_name(engine: EngineConfig) -> str:
+def unread(templates: object) -> frozenset[str]:
+    """Keys of principles that a judge does not read; it may read all of them by templates of one's own."""
+    return JUDGES_BY if templates is None else frozenset()
+
+
+def model_name(engine: EngineConfig) -> str:
     """The model as configured; where a script or a server decides what it is, their names stand for it."""
     if engine.engine == "scripted":
         return str(engine.script)
@@ -130,6 +138,19 @@ def load_judging(config: JudgingConfig, *, require_gold: bool) -> JudgingInputs:
         rejects=tuple(rejects),
         notes=scan.notes,
     )
+
+
+def refuse_assumed(source: ComparisonInput, says_nothing_about: str) -> None:
+    """Check that somebody has said which response is the better one.
+
+    Raises:
+        ConfigError: the comparisons come from `cai contrast`, so that their order is assumed.
+    """
+    if next(read_comparisons(source, on_reject=ignore)).source == "contrast":
+        raise ConfigError(
+            f"{source.path} is a run of `cai contrast`: which response is better was assumed there, so it says "
+            f"nothing about {says_nothing_about}; name comparisons that people have labelled"
+        )
 
 
 def comparison_items(inputs: JudgingInputs) -> Iterator[WorkItem[Comparison]]:

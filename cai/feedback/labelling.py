@@ -1,6 +1,7 @@
 """The stage `label`: pairs of responses in, preference data with soft labels of a judge out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from cai.data.preferences import PreferencesConfig, export_labels
 from cai.errors import ConfigError
 from cai.feedback.certificate import Certificate
 from cai.feedback.certificate_files import CERTIFICATE, Found, find_certificates, read_certificate
-from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
+from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging, refuse_assumed
 from cai.records import Label
 from cai.rundir import RunDir, read_records
 from cai.running import Job, Outcome, run_facts, run_job
@@ -39,10 +40,13 @@ def load_labelling(config: LabelConfig) -> JudgingInputs:
 
     Raises:
         CaiError: a file is wrong; all problems of that file are named.
+        ConfigError: the human choices come from `cai contrast`, so that nobody made them.
     """
+    human_sha256 = None
     if (human := config.export.human_input()) is not None:
-        scan_comparisons(human)
-    return load_judging(config, require_gold=False)
+        human_sha256 = scan_comparisons(human).sha256
+        refuse_assumed(human, "what people prefer")
+    return replace(load_judging(config, require_gold=False), human_sha256=human_sha256)
 
 
 def find_certificate(inputs: JudgingInputs, path: Path | None, folder: Path) -> Found | None:
@@ -102,6 +106,7 @@ def label(
     """
     config, constitution = inputs.config, inputs.constitution
     assert isinstance(config, LabelConfig)
+    certified = None if certificate is None else summary(certificate)
 
     def export(run: RunDir) -> PreferenceCounts:
         facts = PreferenceFacts(
@@ -109,7 +114,8 @@ def label(
             constitution=ConstitutionFacts.of(constitution, inputs.prompts.sha256),
             judge=_described(inputs, run),
             comparisons=config.comparisons,
-            certificate=None if certificate is None else summary(certificate),
+            certificate=certified,
+            human_sha256=inputs.human_sha256,
         )
         labels = read_records(run.path, Label)
         return export_labels(labels, run.path, config=config.export, seed=config.seed, card=facts)
@@ -124,10 +130,11 @@ def label(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=[judging_phase(inputs)],
+        record=Label,
         counts_model=PreferenceCounts,
         other_files=(LABEL_STUDIO,),
         export=export,
-        export_key=f"{config.export.model_dump_json()} {summary(certificate) if certificate else ''}",
+        export_key=f"{config.export.model_dump_json()} {inputs.human_sha256 or ''} {certified or ''}",
     )
     return run_job(job, out, console, command=command, overwrite=overwrite, retry_failed=retry_failed)
 

@@ -255,6 +255,7 @@ def sample_responses(
         total=inputs.samples,
         rejects=inputs.rejects,
         phases=[_phase(inputs, place) for place in range(len(config.engines))],
+        record=ResponseSample,
         counts_model=SampleCounts,
         other_files=(SAMPLED,),
         export=partial(_export, inputs),

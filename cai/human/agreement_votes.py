@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,12 +129,11 @@ def join(sources: Sequence[tuple[str, Iterable[Rating]]], comparisons: Iterable[
             duplicates += rating in by_name[rating.rater]
             by_name[rating.rater][rating] = None
         for name, theirs in by_name.items():
-            same = next((found for _, found in people[name] if not found.keys().isdisjoint(theirs)), None)
-            if same is None:
-                people[name].append((source, theirs))
-            else:
-                duplicates += len(same.keys() & theirs.keys())
-                same.update(theirs)
+            same = [person for person in people[name] if not person[1].keys().isdisjoint(theirs)]
+            apart = [person for person in people[name] if person[1].keys().isdisjoint(theirs)]
+            duplicates += sum(len(found.keys() & theirs.keys()) for _, found in same)
+            known_from = same[0][0] if same else source
+            people[name] = [*apart, (known_from, dict.fromkeys(chain(*(found for _, found in same), theirs)))]
     standing: list[Rating] = []
     checks: list[Rating] = []
     repeated = 0

@@ -51,8 +51,9 @@ _NOT_OURS = (
 _SPLITS = """\
 Each prompt falls on the test side with probability {share:g}, by a hash of its conversation and the seed; no \
 conversation stands on both sides. `kto` and `llm_swarm` hold hard labels, so they have no ties. `{comparisons}` holds \
-the comparisons of all splits, with the preferred response as `gold`: a judge can be checked against it or label the \
-same comparisons."""
+the comparisons of all splits, {gold}."""
+_GOLD = "with the preferred response as `gold`: a judge can be checked against it or label the same comparisons"
+_NO_GOLD = "without a `gold`, since nobody has compared them: a judge can label them"
 _TASKS = """\
 `{name}` holds every comparison as a task that Label Studio imports, with one annotation for each rating that counts, \
 in this labelling interface; `cai import label-studio` reads it, or what Label Studio exports of it, to the same votes.
@@ -235,7 +236,9 @@ def _card(
             "Counts": markdown_table(("", "number"), left_out.items()),
             **more,
             "Tables": table_list(
-                PREFERENCE_TABLES, counts, _SPLITS.format(share=config.test_share, comparisons=SAMPLED)
+                PREFERENCE_TABLES,
+                counts,
+                _SPLITS.format(share=config.test_share, comparisons=SAMPLED, gold=_NO_GOLD if by_models else _GOLD),
             ),
         },
         by_models=by_models,

@@ -75,7 +75,10 @@ def write_labels(
     config: HumanTablesConfig,
     source: Literal["human", "revision"],
 ) -> LabelCounts:
-    """Put labels into the tables, and their comparisons, with the preferred side as gold, into comparisons.jsonl."""
+    """Put labels into the tables, and their comparisons into comparisons.jsonl.
+
+    The side that people prefer is `gold` there, and no comparison is a `contrast`: its gold would be the assumed one.
+    """
     labels = votes = overlap = disputed = ties = 0
     confidence = 0.0
     for comparison, label in labelled:
@@ -89,8 +92,9 @@ def write_labels(
         confidence += row.p_chosen
         if not (tie and config.drop_ties):
             add_pair(writer, row, split_of(comparison.prompt, config.test_share, config.seed), tie=tie)
-        gold = None if tie else "a" if label.p_a > 0.5 else "b"
-        writer.write_line(SAMPLED, comparison.model_copy(update={"gold": gold}).model_dump_json())
+        gold = None if tie or source == "revision" else "a" if label.p_a > 0.5 else "b"
+        made = "sampled" if comparison.source == "contrast" else comparison.source
+        writer.write_line(SAMPLED, comparison.model_copy(update={"gold": gold, "source": made}).model_dump_json())
     return LabelCounts(
         labels=labels,
         votes=votes,

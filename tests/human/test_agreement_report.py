@@ -252,6 +252,15 @@ def test_raters_of_one_name_in_two_sources_are_two_people() -> None:
     assert any("ann" in note and "told apart by the source" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("order", ["early late all", "all early late", "late all early"])
+def test_parts_of_one_persons_ratings_are_one_person_in_any_order(order: str) -> None:
+    ratings = rated({"ann": "AB" * 10})
+    parts = {"early": ratings[:10], "late": ratings[10:], "all": ratings}
+    report = measure([source(parts[name], path=name) for name in order.split()])
+    assert [one.rater for one in report.raters] == ["ann"]
+    assert (report.counts.ratings, report.counts.duplicates, report.counts.compared) == (20, 20, 0)
+
+
 def test_a_later_rating_replaces_an_earlier_one() -> None:
     early = rating("c0", "ann", "a", at="2026-11-21T10:00:00+00:00")
     late = rating("c0", "ann", "b", at="2026-11-21T11:00:00+00:00")

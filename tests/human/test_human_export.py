@@ -137,6 +137,39 @@ def test_the_text_that_raters_prefer_is_chosen_in_every_row_of_every_table(tmp_p
 # Votes by hand
 
 
+def test_what_people_chose_among_contrasts_is_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They prefer the reply that was asked to oppose, which `cai contrast` took for the worse one."""
+    made = [
+        one.model_copy(
+            update={
+                "source": "contrast",
+                "gold": "b" if one.a.text.startswith("right") else "a",
+                "a": one.a.model_copy(update={"origin": "oppose" if one.a.text.startswith("right") else "follow"}),
+            }
+        )
+        for one in planted(12, 12)
+    ]
+    with rating_folder(tmp_path / "rated", made) as store:
+        rate(store, "ann", prefers_right)
+    export(tmp_path / "rated", tmp_path / "run")
+    lines = (tmp_path / "run" / "comparisons.jsonl").read_text().splitlines()
+    for found in map(Comparison.model_validate_json, lines):
+        assert (found.a if found.gold == "a" else found.b).text.startswith("right")
+        assert found.a.origin in ("follow", "oppose")
+    assert {(row["source"], row["response_source"]) for row in rows(tmp_path / "run", "preferences")} == {
+        ("human", "contrast")
+    }
+    for place in ("run", "run/comparisons.jsonl"):
+        found = read_preferences([PreferenceSource(path=str(tmp_path / place))], [], test_share=0.0, seed=0)
+        assert {row.source for row in found.train} == {"human"}
+    (tmp_path / "judge.yaml").write_text("answers: [{choices: {A: 0.6, B: 0.3}}]")
+    judge = ("--engine", "scripted", "--script", tmp_path / "judge.yaml", "--out", tmp_path / "judged")
+    checked = cai(capsys, monkeypatch, "judge-check", "--comparisons", tmp_path / "run", *judge)
+    assert checked.code == 0, checked.err
+
+
 def test_votes_worked_out_by_hand(tmp_path: Path) -> None:
     asked = [comparison(f"c{n}", a=f"A{n}", b=f"B{n}") for n in range(6)]
     given: dict[str, dict[str, Answer]] = {

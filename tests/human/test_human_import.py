@@ -379,6 +379,30 @@ def test_llm_swarm_rows_are_marked_as_revisions(tmp_path: Path) -> None:
     assert {row.source for row in found.train} == {"revision"}
 
 
+def test_the_order_of_revisions_is_nobodys_known_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [
+        {
+            side: [{"role": "user", "content": f"Q{n}"}, {"role": "assistant", "content": f"{text} {n}"}]
+            for side, text in (("chosen", "kind"), ("rejected", "rude"))
+        }
+        for n in range(4)
+    ]
+    run(load(write(tmp_path / "swarm.jsonl", *pairs), "llm-swarm"), tmp_path / "run")
+    assert "without a `gold`, since nobody has compared them" in (tmp_path / "run" / "README.md").read_text()
+    (tmp_path / "judge.yaml").write_text("answers: [{choices: {A: 0.6, B: 0.3}}]")
+    judge = ("--engine", "scripted", "--script", tmp_path / "judge.yaml", "--out", tmp_path / "judged")
+    for words in (
+        ("judge-check", "--comparisons", tmp_path / "run", *judge),
+        ("label", "--comparisons", tmp_path / "run", "--human", tmp_path / "run", *judge),
+    ):
+        refused = cai(capsys, monkeypatch, *words)
+        assert refused.code == 2
+        assert "no row can be used (4 no_gold)" in refused.err
+    assert cai(capsys, monkeypatch, "label", "--comparisons", tmp_path / "run", *judge).code == 0
+
+
 # Any import
 
 
