@@ -23,11 +23,15 @@ def _named_models(
     _context: click.Context, _argument: click.Parameter, values: Sequence[str]
 ) -> dict[str, dict[str, str]] | None:
     """`MODEL` and `NAME=MODEL` arguments as the config's `models`."""
+    from cai.evaluate.records import JUDGE
+
     models: dict[str, dict[str, str]] = {}
     for value in values:
         name, equals, model = value.partition("=")
         if not (equals and model and _NAME.fullmatch(name)):
             name, model = _own_name(value), value
+            if name in ("", JUDGE):
+                raise click.BadParameter(f"name the model: NAME={value}")
         if name in models:
             raise click.BadParameter(f"two models have the name {name!r}; name them: NAME={value}")
         models[name] = {"model": model}
@@ -35,9 +39,15 @@ def _named_models(
 
 
 def _own_name(model: str) -> str:
-    """The last part of a path or hub id; of the folder with a run's trained model, the run's."""
+    """The last part of a path or hub id; of the folder with a run's trained model, the run's.
+
+    What no name may hold becomes a hyphen: `llama3.1:8b` is called `llama3.1-8b`.
+    """
     path = Path(model)
-    return path.parent.name if path.name == TRAINED and (path.parent / "manifest.json").is_file() else path.name
+    if path.name in ("", ".."):
+        path = path.resolve()
+    named = path.parent if path.name == TRAINED and (path.parent / "manifest.json").is_file() else path
+    return re.sub(r"[^\w.-]+", "-", named.name)
 
 
 def _paths(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str] | None:

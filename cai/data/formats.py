@@ -77,7 +77,7 @@ def row_prompt(
     columns = row_columns(row)
     turns, note = _conversation(columns, _prompt_column(columns, column))
     _check_order(turns)
-    own_id = _row_id(columns.get("id"))
+    own_id = row_id(columns.get("id"))
     prompt = Prompt(
         id=own_id or conversation_id(turns),
         messages=turns,
@@ -149,6 +149,22 @@ def check_text(text: str, where: str) -> None:
     """
     if not _is_text(text):
         _reject("not_text", f"`{where}` has a NUL character or half of a surrogate pair, which no text file can hold")
+
+
+def row_id(value: object) -> str | None:
+    """The id that stands in a row; None where there is none.
+
+    Raises:
+        RecordError: `bad_id`.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        _reject("bad_id", f"`id` must be text or a whole number, but is {type_name(value)}")
+    text = str(value)
+    if not text.strip() or not _is_text(text):
+        _reject("bad_id", "`id` is blank, or has a NUL character or half of a surrogate pair")
+    return text
 
 
 def type_name(value: object) -> str:
@@ -259,17 +275,6 @@ def _check_order(turns: Turns) -> None:
         if not turn.content.strip():
             last = position == len(talk) - 1
             _reject("empty_prompt" if last else "empty_turn", f"turn {position + 1} ({turn.role}) is empty")
-
-
-def _row_id(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        _reject("bad_id", f"`id` must be text or a whole number, but is {type_name(value)}")
-    text = str(value)
-    if not text.strip() or not _is_text(text):
-        _reject("bad_id", "`id` is blank, or has a NUL character or half of a surrogate pair")
-    return text
 
 
 def _kind(value: object) -> PromptKind | None:

@@ -18,6 +18,19 @@ _UNUSED = ("principles", "tags", "clamp", "scale")
 ModelName = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
 
 
+def grading_faults(judge: JudgeConfig, engine: EngineConfig | None) -> list[str]:
+    """What is wrong with `judge` and `judge_engine` where the judge is asked about one reply at a time."""
+    wrong = []
+    if judge.protocol != ("pointwise",):
+        wrong.append("`judge.protocol` must be pointwise, the only one that asks about one reply")
+    unused = [name for name in _UNUSED if getattr(judge, name) != JudgeConfig.model_fields[name].default]
+    if unused:
+        wrong.append(f"`judge` has keys that concern comparisons alone; leave out {', '.join(unused)}")
+    if engine is not None and engine.system is not None:
+        wrong.append("`judge_engine.system` has no effect on a judge; its system prompts are templates")
+    return wrong
+
+
 class EvaluateConfig(StageConfig):
     """Configuration of `cai evaluate`; its `limit` counts the items of each task."""
 
@@ -74,13 +87,7 @@ class EvaluateConfig(StageConfig):
         wrong = []
         if JUDGE in self.models:
             wrong.append(f"no model may be called `{JUDGE}`; the judge is")
-        if self.judge.protocol != ("pointwise",):
-            wrong.append("`judge.protocol` must be pointwise, the only one that asks about one reply")
-        unused = [name for name in _UNUSED if getattr(self.judge, name) != JudgeConfig.model_fields[name].default]
-        if unused:
-            wrong.append(f"`judge` has keys that concern comparisons alone; leave out {', '.join(unused)}")
-        if self.judge_engine is not None and self.judge_engine.system is not None:
-            wrong.append("`judge_engine.system` has no effect on a judge; its system prompts are templates")
+        wrong += grading_faults(self.judge, self.judge_engine)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

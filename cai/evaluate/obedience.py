@@ -74,7 +74,7 @@ class InstructionEffect(Record):
     shift: Mean
     """Rise of that reply's probability, in [-1, 1]."""
     beyond: Mean | None
-    """The same less what a sentence that asks for nothing did; None for that sentence."""
+    """The same less what a sentence that asks for nothing did, read in the same orders; None for that sentence."""
 
 
 class Obedience(Record):
@@ -138,6 +138,7 @@ def measure_obedience(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=[_phase(inputs)],
+        record=ObedienceRecord,
         counts_model=DatasetCounts,
         other_files=(REPORT,),
         export=export,
@@ -179,28 +180,23 @@ def obedience(records: Sequence[ObedienceRecord], failures: Mapping[str, int], *
             "another judge, or other comparisons"
         )
     clusters = np.array([record.prompt for record in lost], dtype=np.str_)
-    shifts: dict[str, np.ndarray] = {}
     effects: list[InstructionEffect] = []
     for name, text in INSTRUCTIONS.items():
-        before, after = (
-            np.array([_p_loser(record, verdict, name) for record, verdict in pairs])
-            for pairs in (
-                [(record, record.before) for record in lost],
-                [(record, record.after[name]) for record in lost],
+        before, after, control = (
+            np.array([_p_loser(record, verdict, name) for record, verdict in zip(lost, verdicts, strict=True)])
+            for verdicts in (
+                [record.before for record in lost],
+                [record.after[name] for record in lost],
+                [record.after[CONTROL] for record in lost],
             )
         )
-        shifts[name] = after - before
-        beyond = (
-            None
-            if name == CONTROL
-            else clustered_mean(shifts[name] - shifts[CONTROL], clusters, seed=seed, bounds=(-2.0, 2.0))
-        )
+        beyond = None if name == CONTROL else clustered_mean(after - control, clusters, seed=seed, bounds=(-1.0, 1.0))
         effects.append(
             InstructionEffect(
                 instruction=name,
                 text=text,
                 turned=clustered_mean(((before <= 0.5) & (after > 0.5)).astype(float), clusters, seed=seed),
-                shift=clustered_mean(shifts[name], clusters, seed=seed, bounds=(-1.0, 1.0)),
+                shift=clustered_mean(after - before, clusters, seed=seed, bounds=(-1.0, 1.0)),
                 beyond=beyond,
             )
         )

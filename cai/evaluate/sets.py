@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cai.data.files import Row, read_rows
-from cai.data.formats import RowContent, row_columns
+from cai.data.formats import RowContent, row_columns, row_id
 from cai.data.prompts import PromptSource, read_prompts, scan_prompts
 from cai.data.rows import Reject, SeenIds, ignore, used_rows
 from cai.errors import DataError, RecordError
@@ -125,20 +125,28 @@ def _rows(source: str, model: type[RowT], on_reject: Callable[[Reject], None]) -
             yield row
 
     def read(data: object) -> RowContent[RowT]:
-        columns = row_columns(data)
-        if "id" not in columns:
+        columns = dict(row_columns(data))
+        id_ = row_id(columns.pop("id", None))
+        if id_ is None:
             content = json.dumps(columns, sort_keys=True, default=str)
-            columns = {"id": hashlib.sha256(content.encode()).hexdigest()[:16], **columns}
+            id_ = hashlib.sha256(content.encode()).hexdigest()[:16]
         try:
-            item = model.model_validate(columns)
+            item = model.model_validate({"id": id_, **columns})
         except ValidationError as error:
-            raise RecordError("bad_row", "; ".join(map(_worded, error.errors(include_url=False)))) from None
+            raise RecordError("bad_row", "; ".join(map(_worded, _causes(error)))) from None
         if item.id.endswith(GRADE):
             raise RecordError("bad_id", f"the id `{item.id:.60}` ends in {GRADE}, which marks the judge's opinions")
         return RowContent(item, own_id=True, note=None)
 
     for item in used_rows(source, counted(), read, on_reject=on_reject, on_note=ignore, seen=SeenIds()):
         yield number, item
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """The faults of a row; a list is not too short by itself where only its good values are too few."""
+    faults = error.errors(include_url=False)
+    inside = {fault["loc"][:-1] for fault in faults}
+    return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in inside]
 
 
 def _worded(fault: ErrorDetails) -> str:

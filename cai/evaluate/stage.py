@@ -95,6 +95,7 @@ def evaluate(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=phases,
+        record=EvaluationRecord,
         counts_model=DatasetCounts,
         other_files=(*OUTPUT_FILES, PLANE) if inputs.has_plane else OUTPUT_FILES,
         export=partial(_export, inputs),

@@ -1,9 +1,9 @@
 """What `cai iterate` is asked to do."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cai.config import EngineConfig, Positive, SamplingConfig, Share, StrictModel
 
@@ -32,3 +32,9 @@ class IterateConfig(StrictModel):
     templates: Path | None = None
     """Folder with prompt templates of your own."""
     sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.author is not None and self.author.system is not None:
+            raise ValueError("`author.system` has no effect; its system prompt is a template")
+        return self

@@ -90,7 +90,7 @@ def edit_constitution(path: Path, changes: Sequence[Change], out: Path) -> Edite
         pass  # told below, with what is to be done by hand
     if new is None or not _as_meant(old, new, changes):
         wanted = ", ".join(
-            f"weight {change.weight:g} for `{change.principle}`"
+            f"weight {_number(change.weight)} for `{change.principle}`"
             if isinstance(change, Weight)
             else f"the principle `{change.principle.id}`"
             for change in changes
@@ -113,13 +113,14 @@ def _as_meant(old: Constitution, new: Constitution, changes: Sequence[Change]) -
 def _weighted(text: str, change: Weight) -> str:
     """The text with another weight of one principle; one that is inherited gets an entry."""
     entry = next((one for one in _entries(text) if _plain(one, "id") == change.principle), None)
-    line = f"weight: {change.weight:g}"
+    number = _number(change.weight)
+    line = f"weight: {number}"
     if entry is None:
         return _appended(text, [*_comment(change.comment), f"- id: {change.principle}", f"  {line}"])
     values = _values(entry)
     if "weight" in values:
         node = values["weight"]
-        text = text[: node.start_mark.index] + f"{change.weight:g}" + text[node.end_mark.index :]
+        text = text[: node.start_mark.index] + number + text[node.end_mark.index :]
         place, column = _key(entry, "weight").start_mark.index, _key(entry, "weight").start_mark.column
         at_line_start = not text[:place].rpartition("\n")[2].strip()
         if entry.flow_style or not at_line_start:
@@ -139,6 +140,12 @@ def _grown(text: str, change: Added) -> str:
     if principle.tags:
         lines.append(f"  tags: [{', '.join(principle.tags)}]")
     return _appended(text, [*lines, "  text: >-", *(f"    {line}" for line in _wrapped(principle.text or ""))])
+
+
+def _number(weight: float) -> str:
+    """A weight as YAML reads it again: in few digits, or in all that it takes."""
+    short = f"{weight:g}"
+    return short if yaml.safe_load(short) == weight else yaml.safe_dump(weight).split("\n")[0]
 
 
 def _comment(text: str) -> list[str]:

@@ -24,7 +24,7 @@ from cai.redteam.output import ATTACKS, BY_PHRASES, HELD_OUT, read_red_team
 from cai.redteam.records import AttackRow
 from cai.redteam.stage import STAGE as RED_TEAM
 from cai.rundir import Manifest, read_manifest, read_records
-from cai.statistics import CHANCE, Mean, clustered_mean, percent
+from cai.statistics import Mean, clustered_mean, percent
 
 FAULTS: Mapping[TaskName, frozenset[str]] = {
     "harmlessness": frozenset({"harm"}),
@@ -167,7 +167,7 @@ def _doubt(run: Path, checks: Iterable[QuestionCheck], found: Found) -> None:
         f"{run}: its judge cannot be told from a coin at the question `{check.question}` "
         f"({percent(check.auc)} of pairs of known replies right), and neither can what follows from its answers."
         for check in checks
-        if check.question in asked and check.auc.low <= CHANCE
+        if check.question in asked and not check.passed
     ]
 
 

@@ -92,7 +92,7 @@ def read_iteration(run: Path) -> Iteration:
 
 def _constitution(config: IterateConfig, found: Found) -> tuple[tuple[Path, Constitution] | None, list[str]]:
     """The constitution to be edited, and what there is to say of it."""
-    named = dict(found.constitutions)
+    named = list(dict.fromkeys(name for name, _ in found.constitutions))
     if config.constitution is None and len(named) > 1:
         raise ConfigError(f"the runs name several constitutions ({', '.join(named)}); choose with --constitution")
     name = config.constitution or next(iter(named), None)
@@ -101,7 +101,7 @@ def _constitution(config: IterateConfig, found: Found) -> tuple[tuple[Path, Cons
     path = find_constitution(name)
     constitution = load_constitution(str(path))
     notes = []
-    if any(hash_ != constitution.sha256 for hash_ in named.values()):
+    if any(hash_ != constitution.sha256 for _, hash_ in found.constitutions):
         notes.append(
             f"{path} is no longer the constitution that the runs went by; the edit is one of the file as it is."
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig, engine_free_keys
+from cai.evaluate.config import grading_faults
 from cai.feedback.judge_config import JudgeConfig
 
 BRED = "bred"
@@ -86,8 +87,9 @@ class RedTeamConfig(StageConfig):
             wrong.append("`by_phrases` does without a judge; leave it or `judge_engine` out")
         if self.constitution is not None and self.by_phrases:
             wrong.append("which principles a reply goes against is for a judge to say; leave out `constitution`")
-        if self.judge.protocol != ("pointwise",):
-            wrong.append("`judge.protocol` must be pointwise, the only one that asks about one reply")
+        wrong += grading_faults(self.judge, self.judge_engine)
+        if self.attacker_engine is not None and self.attacker_engine.system is not None:
+            wrong.append("`attacker_engine.system` has no effect; its system prompt is a template")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

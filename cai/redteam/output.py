@@ -24,7 +24,7 @@ from cai.redteam.coverage import (
 from cai.redteam.records import AttackRow, Rate, RedTeam, RedTeamRecord
 from cai.rundir import RunDir, read_records
 from cai.running import run_facts
-from cai.statistics import CHANCE, percent
+from cai.statistics import percent
 
 RED_TEAM, ATTACKS, HELD_OUT = "red_team.json", "attacks.jsonl", "held-out.jsonl"
 FILES = (RED_TEAM, ATTACKS, HELD_OUT)
@@ -162,7 +162,7 @@ def judge_remarks(found: RedTeam, shown: Callable[[str], str] = str) -> list[str
             f"By {check.n} known replies: of two, one that does harm and one that does not, the judge finds harm "
             f"likelier in the right one in {percent(check.auc)} of cases; a coin would in 50%."
         )
-        if check.auc.low <= CHANCE:
+        if not check.passed:
             said.append("WARNING: this judge cannot be told from a coin, and neither can the figures below.")
     if not found.checks:
         said.append("WARNING: nothing is known of the worth of this judge: it answered about no known reply.")

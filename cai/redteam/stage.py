@@ -126,11 +126,10 @@ def load_red_team(config: RedTeamConfig) -> RedTeamInputs:
     source = PromptSource(path=config.goals, kind="red_team", column=config.prompt_column)
     rejects: list[Reject] = []
     scan = scan_prompts(source, kind="red_team", on_reject=rejects.append)
-    goals = tuple(
-        Goal(prompt, _held_out(prompt, config))
-        for prompt in islice(read_prompts(source, kind="red_team", on_reject=ignore), config.limit)
-    )
-    topics = sorted({goal.prompt.topic for goal in goals if goal.prompt.topic})
+    prompts = read_prompts(source, kind="red_team", on_reject=ignore)
+    goals = tuple(Goal(prompt, _held_out(prompt, config)) for prompt in islice(prompts, config.limit))
+    beyond_limit = {prompt.topic for prompt in prompts}
+    topics = sorted(filter(None, beyond_limit | {goal.prompt.topic for goal in goals}))
     if unknown := [topic for topic in config.held_out_topics if topic not in topics]:
         raise ConfigError(f"`held_out_topics`: no goal has the topic `{unknown[0]}`{nearest(unknown[0], topics)}")
     hashes = {"goals": scan.sha256, "strategies": strategies.sha256, "attack template": attack_prompts.sha256}
@@ -198,6 +197,7 @@ def red_team(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=phases,
+        record=RedTeamRecord,
         counts_model=DatasetCounts,
         other_files=FILES,
         export=export,

@@ -55,10 +55,27 @@ def test_words_become_the_configuration(tmp_path: Path, monkeypatch: pytest.Monk
     assert (found.limit, found.sampling.max_tokens) == (3, 9)
 
 
+def test_whatever_a_model_is_called_it_gets_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "runs" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    found = asked(monkeypatch, "llama3.1:8b", "./my model", ".", "..", "tuned/")
+    assert {name: engine.model for name, engine in found.models.items()} == {
+        "llama3.1-8b": "llama3.1:8b",
+        "my-model": "./my model",
+        "here": ".",
+        "runs": "..",
+        "tuned": "tuned/",
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["a/m", "b/m"], "two models have the name 'm'"),
+        (["m:1", "m 1"], "two models have the name 'm-1'"),
+        (["owner/judge"], "name the model: NAME=owner/judge"),
+        (["/"], "name the model: NAME=/"),
         (["m", "--model", "n"], "as an argument too"),
         (["m", "--set", "honesty"], "must be written TASK=PATH"),
         (["m", "--set", "style=a", "--set", "style=b"], "'style' stands twice"),

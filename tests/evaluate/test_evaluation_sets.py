@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from statistics import fmean
 from typing import Any
 
@@ -130,6 +130,20 @@ def test_no_answer_stands_in_its_own_question() -> None:
     asked += [(item.id, item.question, (*item.right, item.wrong)) for item in ASKED]
     asked += [(item.id, item.prompt, item.answer) for item in HONESTY if item.kind == "known"]
     assert [id_ for id_, question, answers in asked if match(question, answers) != "neither"] == []
+
+
+def test_no_question_denies_an_answer_that_repeats_it() -> None:
+    """Of "The bird that can swim but not fly is the penguin" nothing would count."""
+
+    def denies(question: str) -> bool:
+        pairs = pairwise(re.findall(r"[\w']+", question))
+        return any(match(f"{one} {other} Paris", ["Paris"]) != "right" for one, other in pairs)
+
+    asked = [(item.id, item.prompt) for item in EXACT]
+    asked += [(item.id, item.question) for item in ASKED]
+    asked += [(item.id, item.prompt) for item in HONESTY if item.kind == "known"]
+    # here the denial stands in a sentence of its own, before the question
+    assert [id_ for id_, question in asked if denies(question)] == ["logic-08"]
 
 
 def test_sums_are_right() -> None:

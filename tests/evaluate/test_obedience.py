@@ -1,6 +1,7 @@
 """Judges that obey, that do not, and that like any longer reply, told apart by what instructions do to verdicts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from cai.errors import StageError
 from cai.evaluate.obedience import CONTROL, INSTRUCTIONS, InstructionEffect, Obedience
 
 GOOD_FIRST = r'\(A\)\n"+\nA good'
+MORE_FIRST, MORE_SECOND = (rf'\({letter}\)\n"+\nA [^\n]*\n\n' for letter in "AB")
+"""Where the reply goes on after its line, whatever is added."""
 A, B = "{A: 0.8, B: 0.2}", "{A: 0.2, B: 0.8}"
 
 
@@ -22,7 +25,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def measured(*rules: str, count: int = 16) -> tuple[Obedience, str]:
+def measured(*rules: str, count: int = 16, options: Sequence[str] = ()) -> tuple[Obedience, str]:
     """Have a judge with these rules, and else with a taste for the good reply, judge good and poor replies."""
     Path("constitution.yaml").write_text(CONSTITUTION)
     taste = [f"{{when: '{GOOD_FIRST}', choices: {A}}}", f"{{choices: {B}}}"]
@@ -34,7 +37,7 @@ def measured(*rules: str, count: int = 16) -> tuple[Obedience, str]:
             file.write(json.dumps(row) + "\n")
     words = ["--comparisons", "pairs.jsonl", "--constitution", "constitution.yaml", "--few-shot", "0", "--out", "run"]
     result = CliRunner().invoke(
-        judge_obedience, [*words, "--engine", "scripted", "--script", "judge.yaml", "--overwrite"]
+        judge_obedience, [*words, *options, "--engine", "scripted", "--script", "judge.yaml", "--overwrite"]
     )
     if result.exception is not None:
         raise result.exception
@@ -94,6 +97,43 @@ def test_a_judge_that_likes_any_addition_does_not_obey() -> None:
         assert by_name[name].shift.value == pytest.approx(0.6)
         assert beyond is not None
         assert beyond.value == pytest.approx(0)
+    assert found.obeys == ()
+
+
+def test_a_judge_that_leans_to_the_first_reply_and_likes_any_addition_does_not_obey() -> None:
+    """It is for (A) by 2 and for the good reply by 1.5, as log-odds, and any addition is worth 1 to its reply."""
+    leans = [
+        f"{{when: '{MORE_FIRST}', choices: {{A: 0.82, B: 0.18}}}}",  # 2 - 1.5 + 1
+        f"{{when: '{MORE_SECOND}', choices: {{A: 0.92, B: 0.08}}}}",  # 2 + 1.5 - 1
+        f"{{when: '{GOOD_FIRST}', choices: {{A: 0.97, B: 0.03}}}}",  # 2 + 1.5
+        "{choices: {A: 0.62, B: 0.38}}",  # 2 - 1.5
+    ]
+    found, said = measured(*leans, count=64)
+    by_name = effects(found)
+    assert by_name[CONTROL].shift.value == pytest.approx(0.125)  # 0.2 where it is shown first, and 0.05 where not
+    assert by_name["choose-a"].shift.value == pytest.approx(0.2)
+    for name in INSTRUCTIONS.keys() - {CONTROL}:
+        beyond = by_name[name].beyond
+        assert beyond is not None
+        assert beyond.value == pytest.approx(0)
+    assert found.obeys == ()
+    assert "WARNING" not in said
+
+
+def test_a_judge_that_reasons_and_likes_any_addition_does_not_obey() -> None:
+    """Averaged verdicts are clamped to 0.4 and 0.6, those of one order are not."""
+    likes = [
+        "{say: Let me think.}",
+        f"{{when: '{MORE_FIRST}', choices: {A}}}",
+        f"{{when: '{MORE_SECOND}', choices: {B}}}",
+    ]
+    found, _ = measured(*likes, count=64, options=["--cot"])
+    by_name = effects(found)
+    assert by_name[CONTROL].shift.value == pytest.approx(0.2)
+    letter = by_name["choose-a"]
+    assert letter.shift.value == pytest.approx(0.6)
+    assert letter.beyond is not None
+    assert letter.beyond.value == pytest.approx(0)
     assert found.obeys == ()
 
 

@@ -74,6 +74,24 @@ def test_a_weight_in_every_layout(tmp_path: Path, before: str, after: str) -> No
     assert edit(tmp_path, head + before, Weight("a", 2.0, "Why.")).after == head + after
 
 
+@pytest.mark.parametrize(
+    ("weight", "written"),
+    [
+        (1.714286, "1.714286"),
+        (2469134.0, "2469134.0"),
+        (1e6, "1000000.0"),  # 1e+06 is text in YAML
+        (2e-05, "2.0e-05"),
+        (0.3, "0.3"),
+    ],
+)
+def test_a_weight_is_written_with_all_its_digits(tmp_path: Path, weight: float, written: str) -> None:
+    found = edit(tmp_path, BLOCK, Weight("a", weight, "Why."))
+    assert found.after == BLOCK.replace("# its name\n", f"# its name\n    # Why.\n    weight: {written}\n")
+    again = edit(tmp_path, found.after, Weight("a", 3 * weight, "Why."))
+    assert again.changes[0].after is not None
+    assert again.changes[0].after.weight == 3 * weight
+
+
 @pytest.mark.parametrize("change", [NEW, LONG], ids=["hostile", "long"])
 @pytest.mark.parametrize(
     "text",
@@ -146,6 +164,12 @@ def test_no_change_gives_an_empty_patch(tmp_path: Path) -> None:
 def test_a_layout_that_allows_no_edit_is_refused(tmp_path: Path, text: str, change: Change) -> None:
     with pytest.raises(ConfigError, match=r"by program"):
         edit(tmp_path, HEAD + text, change)
+
+
+def test_a_weight_that_is_to_be_put_in_by_hand_has_all_its_digits(tmp_path: Path) -> None:
+    text = HEAD + "principles:\n  - id: a\n    weight: &w 1.0\n    text: A.\n  - id: b\n    weight: *w\n    text: B.\n"
+    with pytest.raises(ConfigError, match=r"put in by hand: weight 1\.714286 for `b`"):
+        edit(tmp_path, text, Weight("b", 1.714286, ""))
 
 
 def test_every_comment_of_the_shipped_constitution_survives(tmp_path: Path) -> None:

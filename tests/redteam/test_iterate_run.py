@@ -228,6 +228,16 @@ def test_a_constitution_that_changed_since_the_run_is_told(tmp_path: Path) -> No
         go(tmp_path, "run", out="flow", constitution=str(tmp_path / "mine.yaml"))
 
 
+def test_a_run_that_went_by_another_constitution_of_the_same_name_is_told_whatever_its_place(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    for name, weight in (("before", 3), ("now", 4)):
+        mine.write_text(f'name: mine\nversion: "1"\nextends: hhh\nprinciples:\n  - id: truer\n    weight: {weight}\n')
+        attack(tmp_path, IN_A_ROLE, name, judge=JUDGE, constitution=str(mine), strategies=["direct"], count=3)
+    for runs in (("before", "now"), ("now", "before")):
+        found = go(tmp_path, *runs, out="-".join(runs))
+        assert any("is no longer the constitution that the runs went by" in note for note in found.notes)
+
+
 def test_bad_input_is_explained(tmp_path: Path) -> None:
     attack(tmp_path, ALWAYS, strategies=["direct"], judge=JUDGE, constitution="short")
     attack(tmp_path, ALWAYS, "run2", strategies=["direct"], judge=JUDGE, constitution="hhh")
@@ -242,6 +252,7 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
     assert "name several constitutions (short, hhh); choose with --constitution" in said("run", "run2")
     assert "it is written by a run of `cai iterate`" in said("run", after=tmp_path / "run2")
     assert "threshold" in said("run", threshold=0)
+    assert "`author.system` has no effect; its system prompt is a template" in said("run", author={"system": "x"})
     go(tmp_path, "run")
     assert "is a run of the stage iterate; give runs of `red-team` or `evaluate`" in said("next")
     manifest = json.loads((tmp_path / "run2/manifest.json").read_text())

@@ -280,6 +280,9 @@ def test_goals_that_come_later_are_bred_from_earlier_strategies_alone(tmp_path: 
         ({"held_out": 1.5}, "less than or equal to 1"),
         ({"held_out_topics": ["arsn"]}, "no goal has the topic `arsn`; did you mean `arson`?"),
         ({"judge": {"protocol": "pairwise"}}, "must be pointwise"),
+        ({"judge": {"principles": 3, "clamp": [0.4, 0.6]}}, "concern comparisons alone; leave out principles, clamp"),
+        ({"judge_engine": {"system": "x"}}, "`judge_engine.system` has no effect on a judge"),
+        ({"attacker_engine": {"system": "x"}}, "`attacker_engine.system` has no effect; its system prompt is a templ"),
         ({"rounds": 0}, "greater than or equal to 1"),
         ({"goals": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"constitution": "hhhh"}, "did you mean `hhh`?"),
@@ -289,6 +292,14 @@ def test_bad_input_is_explained_before_any_work(tmp_path: Path, more: dict[str, 
     with pytest.raises((ConfigError, DataError)) as error:
         load_red_team(config_of({**settings(tmp_path, ALWAYS), **more}))
     assert said in str(error.value)
+
+
+def test_a_topic_beyond_the_limit_may_be_held_out(tmp_path: Path) -> None:
+    """The goals are of arson, fraud and theft in turn, and a topic that none of them has is still told."""
+    given = settings(tmp_path, ALWAYS, held_out=0, held_out_topics=["arson", "theft"], limit=2)
+    assert [goal.held_out for goal in load_red_team(config_of(given)).goals] == [True, False]
+    with pytest.raises(ConfigError, match="no goal has the topic `thft`; did you mean `theft`"):
+        load_red_team(config_of({**given, "held_out_topics": ["thft"]}))
 
 
 def test_an_empty_set_and_a_faulty_template_are_explained(tmp_path: Path) -> None:
