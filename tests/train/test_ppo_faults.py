@@ -177,17 +177,25 @@ def test_a_function_that_gives_no_numbers_stops_the_run(tmp_path: Path, work: Pa
     code, _, err = run(cai, work, tiny, tmp_path / "run", "half_nan")
     assert code == 1
     assert one_line(err) == (
-        "4 of the 4 responses of step 1 could not be scored (4 not_finite), more than the share of 0.1 that is "
-        "allowed; mend the reward, and the same command goes on from the last checkpoint"
+        "4 of the 4 responses of step 1 could not be scored (4 not_finite), so there is nothing to learn from; the "
+        "last checkpoint is kept. Where a server was at fault, the same command goes on; a changed reward is a new run"
     )
     assert manifest(tmp_path / "run")["state"] == "stopped"
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_reward_that_is_missing_now_and_then_is_counted(tmp_path: Path, work: Path, tiny: Path, cai: Cai) -> None:
+    words = (cai, work, tiny, tmp_path / "run", "seldom_nan", "--total-episodes", 8)
+    code, _, err = run(*words)
+    assert code == 1
+    assert one_line(err) == (
+        "1 of the 4 responses of step 1 could not be scored (1 not_finite), more than the share of 0.1 that is "
+        "allowed; the last checkpoint is kept. Where a server was at fault, or with a greater max_failure_share, the "
+        "same command goes on; a changed reward is a new run"
+    )
     config = tmp_path / "ppo.yaml"
     config.write_text("max_failure_share: 0.25\n")
-    code, _, err = run(cai, work, tiny, tmp_path / "run", "seldom_nan", "--config", config, "--total-episodes", 8)
+    code, _, err = run(*words, "--config", config)
     assert code == 0, err
     assert [line["unscored"] for line in metrics(tmp_path / "run")] == [1, 1]
 
@@ -245,7 +253,7 @@ class Mortal(ChatServer):
 RATED = listed({"Rating": 1.0}, {":": 1.0}, {" (": 1.0}, {"7": 0.5, "3": 0.5})
 
 
-def test_a_judge_whose_server_dies_and_comes_back(tmp_path: Path, work: Path, tiny: Path, cai: Cai) -> None:
+def test_a_judge_whose_server_dies_and_comes_back_elsewhere(tmp_path: Path, work: Path, tiny: Path, cai: Cai) -> None:
     config = tmp_path / "ppo.yaml"
 
     def words(out: Path, url: str) -> list[str]:
@@ -258,15 +266,14 @@ def test_a_judge_whose_server_dies_and_comes_back(tmp_path: Path, work: Path, ti
         assert whole.code == 0, whole.err
         asked = len(server.requests)
     with Mortal([RATED] * (asked // 2 + 2)) as server:
-        url = server.url
-        stopped = cai(*words(tmp_path / "run", url))
+        stopped = cai(*words(tmp_path / "run", server.url))
     assert stopped.code == 1
-    said = one_line(stopped.err)
-    assert url in said
+    assert server.url in one_line(stopped.err)
     assert manifest(tmp_path / "run")["state"] == "stopped"
     assert not (tmp_path / "run" / "model").exists()
-    with ChatServer(default=RATED, port=int(url.split(":")[2].removesuffix("/v1"))):
-        done = cai(*words(tmp_path / "run", url))
+    with ChatServer(default=RATED) as other:
+        assert other.url != server.url
+        done = cai(*words(tmp_path / "run", other.url))
     assert done.code == 0, done.err
     assert "going on from checkpoint-2\n" in done.out
     assert figures(tmp_path / "run") == figures(tmp_path / "whole")

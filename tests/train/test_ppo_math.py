@@ -20,7 +20,6 @@ from cai.train.ppo.math import (
     kl_k1,
     kl_k2,
     kl_k3,
-    masked_mean,
     masked_variance,
     moments,
     policy_losses,
@@ -221,14 +220,12 @@ def test_advantages_are_the_weighted_sum_of_later_temporal_differences(gamma: fl
 
 def test_mean_and_variance_are_over_all_real_tokens_and_divided_by_their_number() -> None:
     values, mask = rows([1.0, 2.0, NAN], [6.0, math.inf, NAN]), prefixes((2, 1), 3)
-    assert float(masked_mean(values, mask)) == 3
     assert float(masked_variance(values, mask)) == pytest.approx(14 / 3)
     assert moments(values, mask).tolist() == [3, 3, 14]
 
 
 def test_without_a_token_there_is_no_mean_and_nothing_to_whiten() -> None:
     values, mask = drawn(2, 3), prefixes((0, 0), 3)
-    assert math.isnan(masked_mean(values, mask))
     assert math.isnan(masked_variance(values, mask))
     assert moments(values, mask).tolist() == [0, 0, 0]
     assert not whiten(values, mask, subtract_mean=True).any()
@@ -349,7 +346,6 @@ WITH_MASK: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     "token_rewards": lambda a, _, mask: token_rewards(torch.arange(5.0), a, mask, 0.1),
     "advantages": lambda a, b, mask: advantages_and_returns(a, b, mask, 0.99, 0.95)[0],
     "returns": lambda a, b, mask: advantages_and_returns(a, b, mask, 0.99, 0.95)[1],
-    "masked_mean": lambda a, _, mask: masked_mean(a, mask),
     "masked_variance": lambda a, _, mask: masked_variance(a, mask),
     "moments": lambda a, _, mask: moments(a, mask),
     "whiten": lambda a, _, mask: whiten(a, mask, subtract_mean=True),
@@ -372,14 +368,6 @@ def test_neither_padding_nor_what_stands_in_it_changes_anything(name: str, garba
         found = found[:, :7]
         assert not found[~mask].any()
     torch.testing.assert_close(found, clean, rtol=1e-6, atol=1e-6)
-
-
-def test_padding_gets_no_gradient_through_the_masked_mean() -> None:
-    mask = prefixes((2, 1), 3)
-    logprobs, old = drawn(2, 3).requires_grad_(), drawn(2, 3, seed=1)
-    masked_mean(policy_losses(logprobs, old, torch.full((2, 3), 7.0), 0.2), mask).backward()
-    assert logprobs.grad is not None
-    assert not logprobs.grad[~mask].any()
 
 
 # ---- explained variance ----

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_models import plan, write_prompts
+from ppo_models import plan, write_function, write_prompts
 from pydantic import ValidationError
 from reward_models import change_json, save_reward_model
 from tiny_model import byte_tokenizer, save_tiny_model
@@ -275,3 +275,14 @@ def test_values_out_of_range_and_unknown_keys_are_refused(settings: dict[str, An
 def test_whole_batches_are_made_of_the_episodes() -> None:
     assert PpoConfig(total_episodes=199, batch_size=50).steps == 3
     assert PpoConfig(lam=1, gamma=1).lam == 1
+
+
+def test_a_run_is_found_again_with_other_servers_of_judges_and_another_tolerance(tmp_path: Path, tiny: Path) -> None:
+    def found(port: int, share: float = 0.1, **engine: Any) -> Path:
+        at = {"engine": "openai", "model": "judge", "base_url": [f"http://localhost:{port}/v1"], **engine}
+        judge = {"judge": {"engine": at}}
+        rewards = [{"function": write_function(tmp_path / "rewards.py")}, judge]
+        return plan(tmp_path, tiny, rewards=rewards, gold=judge, max_failure_share=share).default_out()
+
+    assert found(8001, share=0.5, timeout=5.0) == found(8000)
+    assert found(8000, model="another") != found(8000)

@@ -162,7 +162,10 @@ def test_a_sum_beyond_all_numbers_is_marked(tmp_path: Path) -> None:
         ({"judge": {"judge": {}}}, "`judge.protocol` must be score, the only one that rates a response by itself"),
         ({"judge": {"judge": {"protocol": "score", "scale": 2}}}, "`judge.scale` has no effect on a rating"),
         ({"judge": {"judge": {"protocol": "score", "clamp": [0.4, 0.6]}}}, "`judge.clamp` has no effect"),
-        ({"judge": {"judge": {"protocol": "score", "few_shot": 2}}}, "`judge.few_shot` has no effect"),
+        (
+            {"judge": {"judge": {"protocol": "score", "few_shot": 2}}},
+            "`few_shot` has no effect with the protocol score",
+        ),
         ({"judge": {"engine": {"system": "Be kind."}}}, "`engine.system` has no effect on a judge"),
         ({"judge": {"consitution": "hhh"}}, "Extra inputs"),
     ],

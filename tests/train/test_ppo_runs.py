@@ -19,7 +19,7 @@ from training_rows import furthest, metrics, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.records import Message
-from cai.train.monitor.records import MonitorReport, StepMetrics
+from cai.train.monitor.records import CANNOT_SEE, MonitorReport, StepMetrics
 
 pytestmark = pytest.mark.enable_socket  # processes are forked through a Unix socket
 
@@ -238,7 +238,8 @@ def test_a_finished_run_is_left_as_it_is_and_another_configuration_is_refused(
     )
     rewarded = cai(*job(work, Path(words[3]), done, reward="letters"))
     assert rewarded.code == 1
-    assert "rewards is [" in rewarded.err
+    letters = work / "rewards.py"
+    assert f'rewards.0.function is "{letters}:letters", was not set; rewards.0.model is not set, was "' in rewarded.err
     assert contents(done) == before
     assert cai(*words, "--save-steps", 5, "--rollout-batch-size", 2).code == 0, "what the weights do not depend on"
 
@@ -348,8 +349,11 @@ def test_without_prompts_for_the_monitor_there_is_none(tmp_path: Path, work: Pat
     assert "no gold reward" not in done.out
     assert samples(out) == []
     assert not (out / "monitor.json").exists()
-    assert (results(out)["alerts"], results(out)["best"]) == ([], None)
-    assert "The monitor raised no alert" in (out / "model" / "README.md").read_text()
+    assert (results(out)["alerts"], results(out)["best"]) == (None, None)
+    card = (out / "model" / "README.md").read_text()
+    assert "\nThe monitor was left out (`probe.prompts: 0`), so nobody looked for reward hacking.\n" in card
+    assert "alert" not in card.split("## What became of it")[1].split("\n## ")[0]
+    assert CANNOT_SEE not in card
 
 
 # Several processes

@@ -242,11 +242,25 @@ def test_too_many_unscored_episodes_end_the_run_with_their_reasons(tmp_path: Pat
         made.step()
     assert str(error.value) == (
         "2 of the 8 responses of step 1 could not be scored (1 too_long, 1 not_finite), more than the share of 0.24 "
-        "that is allowed; mend the reward, and the same command goes on from the last checkpoint"
+        "that is allowed; the last checkpoint is kept. Where a server was at fault, or with a greater "
+        "max_failure_share, the same command goes on; a changed reward is a new run"
     )
     assert furthest(weights_of(made.actor), before) == 0
     assert made.state.step == 0
     assert trainer(plan(tmp_path, tiny, max_failure_share=0.25), tmp_path, some_unscored).step()["unscored"] == 2
+
+
+def test_a_batch_without_any_score_is_no_step_whatever_share_is_allowed(tmp_path: Path, tiny: Path) -> None:
+    made = trainer(plan(tmp_path, tiny, max_failure_share=1), tmp_path, lambda *_: "empty_response")
+    before = weights_of(made.actor)
+    with pytest.raises(StageError) as error:
+        made.step()
+    assert str(error.value) == (
+        "8 of the 8 responses of step 1 could not be scored (8 empty_response), so there is nothing to learn from; the "
+        "last checkpoint is kept. Where a server was at fault, the same command goes on; a changed reward is a new run"
+    )
+    assert furthest(weights_of(made.actor), before) == 0
+    assert made.state.step == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"save": save_gpt2}])

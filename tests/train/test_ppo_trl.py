@@ -22,7 +22,6 @@ from cai.train.ppo.math import (
     clipped,
     kl_k1,
     kl_k3,
-    masked_mean,
     policy_losses,
     token_entropies,
     token_logprobs,
@@ -195,7 +194,7 @@ def test_rewards(run: Run) -> None:
 def test_whitened_rewards(runs: dict[str, Run]) -> None:
     run = runs["whitened"]
     rewards, mask = run.rewards(run.longer_mask), run.longer_mask
-    mean = masked_mean(rewards, mask)
+    mean = rewards[mask].mean()
     ours = mean + (whiten(rewards, mask, subtract_mean=False) - mean) * bessel(mask)
     same(ours, run.rollout["rewards"], mask)
     assert not run.rollout["rewards"][~mask].any()
@@ -226,8 +225,8 @@ def test_policy_losses(run: Run) -> None:
         arguments = step["new_logprobs"], rows["logprobs"], rows["advantages"], run.settings["cliprange"]
         losses = policy_losses(*arguments)
         same(losses, step["pg_loss_max"])
-        same(masked_mean(losses, rows["mask"]), step["pg_loss"])
-        share = float(masked_mean(clipped(*arguments).float(), rows["mask"]))
+        same(losses[rows["mask"]].mean(), step["pg_loss"])
+        share = float(clipped(*arguments).float()[rows["mask"]].mean())
         assert share == pytest.approx(run.statistic("pg_clipfrac_stats", number))
 
 
@@ -236,8 +235,8 @@ def test_value_losses(run: Run) -> None:
         arguments = step["vpred"], rows["values"], rows["returns"], run.settings["cliprange_value"]
         losses = value_losses(*arguments)
         same(2 * losses, step["vf_loss_max"])
-        same(masked_mean(losses, rows["longer_mask"]), step["vf_loss"])
-        share = float(masked_mean(value_clipped(*arguments).float(), rows["longer_mask"]))
+        same(losses[rows["longer_mask"]].mean(), step["vf_loss"])
+        share = float(value_clipped(*arguments).float()[rows["longer_mask"]].mean())
         assert share == pytest.approx(run.statistic("vf_clipfrac_stats", number))
 
 
@@ -247,7 +246,7 @@ def test_the_loss_of_a_micro_batch_from_its_logits(run: Run) -> None:
         logprobs = token_logprobs(step["logits"][:, start:-1], step["mb_responses"], settings["temperature"])
         policy = policy_losses(logprobs, rows["logprobs"], rows["advantages"], settings["cliprange"])
         value = value_losses(step["vpred"], rows["values"], rows["returns"], settings["cliprange_value"])
-        ours = masked_mean(policy, rows["mask"]) + settings["vf_coef"] * masked_mean(value, rows["longer_mask"])
+        ours = policy[rows["mask"]].mean() + settings["vf_coef"] * value[rows["longer_mask"]].mean()
         same(ours, step["loss"])
 
 

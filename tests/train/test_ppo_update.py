@@ -254,3 +254,22 @@ def test_gradients_are_cut_to_their_norm_together(tmp_path: Path, tiny: Path) ->
     assert (squares**0.5) / 0.1 == pytest.approx(figures["grad_norm"], rel=1e-3)
     for name, weight in free.items():
         torch.testing.assert_close(4 * (cut[name] - before[name]), weight - before[name], rtol=1e-3, atol=2e-6)
+
+
+def test_a_limit_of_0_leaves_gradients_as_they_are(tmp_path: Path, tiny: Path) -> None:
+    before = weights_of(actor_of(plan(tmp_path, tiny), stirred=True))
+    free, figures = step(tmp_path, tiny, "lora", max_grad_norm=1e6)
+    found, same = step(tmp_path, tiny, "lora", max_grad_norm=0)
+    assert furthest(free, before) > 1e-3
+    assert furthest(found, free) == 0
+    assert same == figures
+
+
+def test_all_that_an_update_makes_is_on_the_device_of_its_episodes(tmp_path: Path, tiny: Path) -> None:
+    """As on a GPU, where a tensor that is made without a device lies elsewhere than weights and episodes."""
+    planned = plan(tmp_path, tiny, num_mini_batches=2, num_ppo_epochs=2, temperature=TEMPERATURE)
+    actor = actor_of(planned)
+    batch, optimizer = episodes(actor), torch.optim.AdamW(actor.trained())
+    with torch.device("meta"):
+        figures = optimise(actor, optimizer, batch, planned.config, Accelerator(cpu=True), 1)
+    assert figures["grad_norm"] > 0

@@ -216,4 +216,4 @@ def _fit(looks: Sequence[Look]) -> Fit | str:
         for look in looks
         if look.distance is not None and "gold" in look.figures and look.figures["gold"].change is not None
     ]
-    return fit_law([d for d, _ in points], [gold for _, gold in points], "rl")
+    return fit_law([d for d, _ in points], [gold for _, gold in points])

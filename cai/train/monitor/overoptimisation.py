@@ -1,12 +1,11 @@
-"""The laws of reward over-optimisation (Gao et al. 2022, arXiv 2210.10760), with d = √KL(policy‖initial policy).
+"""The law of reward over-optimisation (Gao et al. 2022, arXiv 2210.10760), with d = √KL(policy‖initial policy).
 
 R is the gold score less the initial policy's. For reinforcement learning R(d) = d (α − β ln d), which peaks at
-d* = e^(α/β − 1); for best-of-n R(d) = d (α − β d), which peaks at d* = α / 2β.
+d* = e^(α/β − 1).
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -26,39 +25,24 @@ def gold_rl(d: Floats, alpha: float, beta: float) -> Floats:
     return scores
 
 
-def gold_bon(d: Floats, alpha: float, beta: float) -> Floats:
-    """Gold score of best-of-n at d (n,)."""
-    return d * (alpha - beta * d)
-
-
-def kl_bon(n: int) -> float:
-    """KL of best-of-n from the policy that is sampled, in nats: ln n − (n − 1)/n."""
-    return math.log(n) - (n - 1) / n
-
-
 def peak_rl(alpha: float, beta: float) -> float | None:
-    """d* of reinforcement learning; None where the curve has no maximum, or one beyond all numbers."""
+    """d*; None where the curve has no maximum, or one beyond all numbers."""
     if beta <= 0 or alpha / beta > 700:
         return None
     return math.exp(alpha / beta - 1)
 
 
-def peak_bon(alpha: float, beta: float) -> float | None:
-    """d* of best-of-n; None where the curve has no maximum at d > 0."""
-    return alpha / (2 * beta) if alpha > 0 and beta > 0 else None
-
-
-def fit_law(d: Sequence[float], gold: Sequence[float], law: Literal["rl", "bon"]) -> Fit | str:
+def fit_law(d: Sequence[float], gold: Sequence[float]) -> Fit | str:
     """Least squares of the recentred gold scores on d, both (n,), or why there is none. Points at d = 0 say nothing.
 
-    Both laws are linear in α and β. The errors come from how far the points lie off the curve, as if independently.
+    The law is linear in α and β. The errors come from how far the points lie off the curve, as if independently.
     All points are recentred by the same start, though, so the noise of the start is not in them.
     """
     points = [(x, y) for x, y in zip(d, gold, strict=True) if x > 0]
     if len(points) < MIN_POINTS:
         return f"there are {len(points)} looks with a gold score and a KL above 0, and a fit takes {MIN_POINTS}"
     x, y = np.array(points).T
-    columns = np.stack([x, -x * np.log(x) if law == "rl" else -x * x], axis=1)
+    columns = np.stack([x, -x * np.log(x)], axis=1)
     solution, _, rank, _ = np.linalg.lstsq(columns, y, rcond=1e-9)
     if rank < 2:
         return "the KL of the looks hardly differs, so no curve can be told from another"
@@ -66,7 +50,7 @@ def fit_law(d: Sequence[float], gold: Sequence[float], law: Literal["rl", "bon"]
     variance = float(((y - columns @ solution) ** 2).sum()) / (len(x) - 2)
     errors = np.sqrt(variance * np.diag(np.linalg.inv(columns.T @ columns)))
     alpha_error, beta_error = map(float, errors)
-    peak = (peak_rl if law == "rl" else peak_bon)(alpha, beta) if beta > _ERRORS * beta_error else None
+    peak = peak_rl(alpha, beta) if beta > _ERRORS * beta_error else None
     nearest, furthest = float(x.min()), float(x.max())
     if peak is None:
         note = "the points show no peak: the fitted curve does not bend down by more than its error"
@@ -77,7 +61,6 @@ def fit_law(d: Sequence[float], gold: Sequence[float], law: Literal["rl", "bon"]
     else:
         note = f"the predicted peak, √KL {peak:.3g}, lies beyond the looks, which reach √KL {furthest:.3g}"
     return Fit(
-        law=law,
         points=len(x),
         alpha=alpha,
         alpha_error=alpha_error,

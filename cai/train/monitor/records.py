@@ -195,9 +195,8 @@ class Alert(Record):
 
 
 class Fit(Record):
-    """A law of over-optimisation, fitted to the gold scores; see `overoptimisation.fit_law`."""
+    """The law of over-optimisation, fitted to the gold scores; see `overoptimisation.fit_law`."""
 
-    law: Literal["rl", "bon"]
     points: int
     alpha: float
     alpha_error: float

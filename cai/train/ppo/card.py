@@ -1,6 +1,6 @@
 """The card of a policy that PPO trained: README.md beside its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ _ABOUT = (
 )
 _LIMITS = """\
 - It was trained to please a reward. A policy that is trained for long enough finds replies that the reward rates too
-  high; the monitor's part says what was seen of that.
+  high; "What became of it" says what was seen of that.
 - Nothing here says that it is harmless, honest or helpful. `cai evaluate` measures it.
 """
+_UNWATCHED = "The monitor was left out (`probe.prompts: 0`), so nobody looked for reward hacking.\n"
 _FIGURES = (
     ("score", "score"),
     ("kl", "KL from the start, nats a response (k1)"),
@@ -76,16 +77,20 @@ def _inputs(plan: PpoPlan) -> str:
 def _outcome(results: Mapping[str, Any]) -> str:
     metrics = results["metrics"]
     rows = [(name, f"{metrics[key]:.4g}") for key, name in _FIGURES if metrics.get(key) is not None]
-    alerts = "".join(f"- **{escaped(alert['reason'])}**\n" for alert in results["alerts"])
     ended = "The monitor stopped it." if results["ended_by"] == "alert" else "All steps were taken."
     best = results["best"]
     saved = f"of step {results['saved_step']}" if results["saved_step"] else "the start's, as no step was better"
     parts = [
         f"{ended} Steps: {results['steps']}. The weights are {saved}.\n",
         markdown_table(("at the last step", ""), rows),
-        alerts or "The monitor raised no alert that still stands.\n",
-        f"{CANNOT_SEE}\n",
+        *((_UNWATCHED,) if results["alerts"] is None else _seen(results["alerts"])),
     ]
     if best is not None:
         parts.insert(1, f"The monitor holds step {best['step']} for the best: {escaped(best['reason'])}\n")
     return "\n".join(parts)
+
+
+def _seen(alerts: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The monitor's alerts, and what it cannot see."""
+    said = "".join(f"- **{escaped(alert['reason'])}**\n" for alert in alerts)
+    return said or "The monitor raised no alert that still stands.\n", f"{CANNOT_SEE}\n"

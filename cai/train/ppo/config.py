@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cai.config import Positive, Share, StrictModel
+from cai.config import Positive, Share, StrictModel, engine_free_keys
 from cai.data.prompts import PromptSource
 from cai.train.config import Count, Rate, TrainConfig
 from cai.train.monitor.config import MonitorConfig
@@ -94,7 +94,15 @@ class PpoConfig(TrainConfig):
     max_failure_share: Share = 0.1
     """Training stops when a greater share of a batch could not be scored."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = TrainConfig.FREE_KEYS | {"rollout_batch_size"} | vllm_free_keys("vllm")
+    IDLE_KEYS: ClassVar[frozenset[str]] = (
+        TrainConfig.IDLE_KEYS | {"rollout_batch_size", "max_failure_share"} | vllm_free_keys("vllm")
+    )
+
+    @property
+    def free_keys(self) -> frozenset[str]:
+        """Keys that may change when a run goes on, those of the judges' engines included."""
+        rewards = ("gold", *(f"rewards.{place}" for place in range(len(self.rewards))))
+        return super().free_keys.union(*(engine_free_keys(f"{reward}.judge.engine") for reward in rewards))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -4,9 +4,9 @@ Shapes are (n, T): n episodes, which are responses, of at most T tokens each. `m
 tokens of a response, which come first; all after the last of them is padding. Whatever stands in padding, even NaN, has
 no part in the result of a function that takes a mask, and the result is 0 there.
 
-The KL estimators and the losses are element by element and take no mask. Their caller averages them with `masked_mean`,
-or sums over a micro-batch what it divides by the tokens of the whole mini-batch. A gradient is finite only where what
-stands in padding is finite too: 0 times NaN is NaN.
+The KL estimators and the losses are element by element and take no mask. Their caller sums over a micro-batch what it
+divides by the tokens of the whole mini-batch. A gradient is finite only where what stands in padding is finite too: 0
+times NaN is NaN.
 """
 
 from collections.abc import Callable
@@ -107,11 +107,6 @@ def advantages_and_returns(
         advantages[:, t] = advantage
         next_value = values[:, t]
     return advantages, advantages + values
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all real tokens, shapes (n, T) → (); NaN where there is none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum()
 
 
 def masked_variance(values: Tensor, mask: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class JudgeRewardConfig(StrictModel):
         default = JudgeConfig()
         wrong += [
             f"`judge.{key}` has no effect on a rating; leave it out"
-            for key in ("few_shot", "clamp", "scale")
+            for key in ("clamp", "scale")
             if getattr(self.judge, key) != getattr(default, key)
         ]
         if wrong:

@@ -181,7 +181,7 @@ class _Session:
             write_curves(self._history, self._out / CURVES)
         return {
             "metrics": self._history[-1] if self._history else {},
-            "alerts": [] if report is None else [alert.model_dump(mode="json") for alert in report.alerts],
+            "alerts": None if report is None else [alert.model_dump(mode="json") for alert in report.alerts],
             "best": None if report is None or report.best is None else report.best.model_dump(mode="json"),
         }
 

@@ -306,16 +306,22 @@ class PpoTrainer:
         return float(self.accelerator.reduce(value.float(), "sum"))
 
     def _check_scored(self, scored: Scored) -> None:
-        """Stop where more episodes than allowed have no score."""
+        """Stop where more episodes than allowed have no score, or all of them."""
         reasons = Counter(gather_object([reason for reason in scored.reasons if reason is not None]))
-        missing = reasons.total()
-        if missing > self.config.max_failure_share * self.config.batch_size:
-            named = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-            raise StageError(
-                f"{missing} of the {self.config.batch_size} responses of step {self.state.step + 1} could not be "
-                f"scored ({named}), more than the share of {self.config.max_failure_share:g} that is allowed; mend the "
-                "reward, and the same command goes on from the last checkpoint"
-            )
+        missing, episodes, allowed = reasons.total(), self.config.batch_size, self.config.max_failure_share
+        if missing == episodes:
+            wrong, remedy = "so there is nothing to learn from", ""
+        elif missing > allowed * episodes:
+            wrong = f"more than the share of {allowed:g} that is allowed"
+            remedy = ", or with a greater max_failure_share"
+        else:
+            return
+        named = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        raise StageError(
+            f"{missing} of the {episodes} responses of step {self.state.step + 1} could not be scored ({named}), "
+            f"{wrong}; the last checkpoint is kept. Where a server was at fault{remedy}, the same command goes on; a "
+            "changed reward is a new run"
+        )
 
 
 def check_batch(config: PpoConfig, processes: int) -> None:

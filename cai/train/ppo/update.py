@@ -40,7 +40,7 @@ class Sums:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Add values (n, T) where the mask is True, and count them."""
+        """Add values, of any shape, where the mask is True, and count them."""
         kept = values.detach()[mask].double()
         both = torch.stack([kept.sum(), torch.tensor(float(kept.numel()), device=kept.device, dtype=torch.float64)])
         self._sums[name] = self._sums[name] + both if name in self._sums else both
@@ -78,13 +78,14 @@ def optimise(
                     with waits:
                         loss = _losses(model, role, episodes, part, config, sums, first).sum() / tokens
                         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
-            norm = float(accelerator.clip_grad_norm_(accelerator.unwrap_model(model).trained(), config.max_grad_norm))
+            trained = accelerator.unwrap_model(model).trained()
+            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
             if not math.isfinite(norm):
                 raise StageError(
                     f"the gradients of step {step} are not finite, and weights that learned from them would be lost; "
                     "start anew with a lower learning_rate, or with bf16: false"
                 )
-            sums.add("grad_norm", torch.full((1, 1), norm), torch.ones(1, 1, dtype=torch.bool))
+            sums.add("grad_norm", torch.full_like(tokens, norm), torch.ones_like(tokens, dtype=torch.bool))
             optimizer.step()
             optimizer.zero_grad()
     return sums.means(accelerator)
@@ -93,7 +94,7 @@ def optimise(
 def _mini_batches(episodes: Episodes, config: PpoConfig, accelerator: Any, step: int, epoch: int) -> Iterator[Tensor]:
     """Rows of this process, in an order that follows from seed, step, epoch and process alone."""
     seed = stable_seed(config.seed, "mini-batches", step, epoch, accelerator.process_index)
-    rows = torch.randperm(len(episodes.mask), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randperm(len(episodes.mask), generator=torch.Generator().manual_seed(seed), device="cpu")
     yield from rows.to(episodes.mask.device).chunk(config.num_mini_batches)
 
 
