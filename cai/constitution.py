@@ -26,7 +26,9 @@ from cai.principles import (
 from cai.strict_yaml import nearest
 
 __all__ = [
+    "JUDGES_BY",
     "PRINCIPLE_VARIABLES",
+    "WRITES_BY",
     "ComparisonExample",
     "Constitution",
     "CritiqueRevisionExample",
@@ -40,6 +42,15 @@ __all__ = [
     "load_constitution",
 ]
 
+WRITES_BY = frozenset({"comparison", "polarity", "question"})
+"""What critiques and revisions do not read of a principle."""
+JUDGES_BY = frozenset({"critique", "revision"})
+"""What judges do not read of one."""
+
+_TEXTS = frozenset({"text", "critique", "revision", "comparison", "question"})
+"""Keys of a principle that say something to a model."""
+_SHOWN_WITH = {"critique_revision": "critique", "comparison": "comparison"}
+"""The key of a principle that each kind of worked examples is shown with."""
 _TWINS = 0.85
 """Share of common words above which two principles count as nearly the same."""
 
@@ -57,12 +68,22 @@ class Constitution(ConstitutionFile):
         Name, version, description, comments, layout and the order of principles and tags do not count; neither does
         whether a default is written out.
         """
+        return self.meaning(frozenset())
+
+    def meaning(self, blind: frozenset[str]) -> str:
+        """Hash of what the constitution means to a reader that is blind to these keys of its principles.
+
+        A principle that has nothing else to say to the reader does not count.
+        """
         principles = [
-            {**principle.model_dump(exclude_defaults=True), "tags": sorted(set(principle.tags))}
+            {**principle.model_dump(exclude_defaults=True, exclude=set(blind)), "tags": sorted(set(principle.tags))}
             for principle in sorted(self.principles, key=lambda principle: principle.id)
+            if any(getattr(principle, key) is not None for key in _TEXTS - blind)
         ]
         examples = {
-            kind: [example.meaning() for example in getattr(self.examples, kind)] for kind in Examples.model_fields
+            kind: [example.meaning() for example in getattr(self.examples, kind)]
+            for kind, key in _SHOWN_WITH.items()
+            if key not in blind
         }
         text = json.dumps({"principles": principles, "examples": examples}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -122,9 +122,14 @@ class StageChange(Record):
     after: str
     moved: tuple[Moved, ...]
 
+    @property
+    def touched(self) -> bool:
+        """Whether it was done, or is another run or another result than in the whole run before."""
+        return self.outcome != "skipped" or self.before != self.after or not self.same_result
+
 
 class Changes(Record):
-    """`changes.json`: what happened the last time that anything was to be done, against the whole run before it."""
+    """`changes.json`: what happened the last time that anything was touched, against the whole run before it."""
 
     recipe: str
     first: bool

@@ -91,7 +91,11 @@ def build() -> dict[str, str]:
         for name in top
     }
     pages[f"{SHARED}.md"] = _shared_page(shared, used)
-    pages |= {f"{page.name}.md": _file_page(page) for page in FILE_PAGES}
+    places = {
+        section: f"{SHARED if section in shared else next(iter(names))}.md#{section.__name__.lower()}"
+        for section, names in used.items()
+    }
+    pages |= {f"{page.name}.md": _file_page(page, places) for page in FILE_PAGES}
     pages["README.md"] = _index({name: every[name] for name in top})
     return {name: _HEAD + text.rstrip() + "\n" for name, text in pages.items()}
 
@@ -194,14 +198,16 @@ def _shared_page(shared: Sequence[type[BaseModel]], used: Mapping[type[BaseModel
     return text
 
 
-def _file_page(page: FilePage) -> str:
+def _file_page(page: FilePage, places: Mapping[type[BaseModel], str]) -> str:
+    """The page of some files; sections of configurations stand elsewhere, at `places`."""
     text = f"# {page.title}\n\n{page.text.rstrip()}\n\n"
     tops = {path: model(path) for path in dict.fromkeys(file.model for file in page.files)}
     below = dict.fromkeys(part for top in tops.values() for part in models_in(top))
-    parts = [one for one in below if one not in tops.values()]
+    parts = [one for one in below if one not in tops.values() and one not in places]
     names = [one.__name__ for one in (*tops.values(), *parts)]
     assert len(names) == len(set(names)), f"two records of the page {page.name} have one name: {sorted(names)}"
-    links = {one.__name__: f"#{one.__name__.lower()}" for one in parts}
+    links = {one.__name__: places[one] for one in below if one in places}
+    links |= {one.__name__: f"#{one.__name__.lower()}" for one in parts}
     links |= {tops[file.model].__name__: f"#{_slug(file.name)}" for file in reversed(page.files)}
     for file in page.files:
         text += f"## {file.name}\n\n" + _described(tops[file.model], links, defaults=page.by_hand)

@@ -91,9 +91,15 @@ FILE_PAGES = (
         "recipe-file",
         "The recipe",
         "The YAML file that `cai run` takes.",
-        "The stages of a pipeline in their order. A stage's keys are those of its command's configuration file. "
+        "The stages of a pipeline in their order. A stage's keys are those of its command's configuration file; those "
+        "of `label`, `rank` and `report` stand below, since their commands take some or all of them as options. "
         f"Kinds of stages: {', '.join(f'`{name}`' for name in KINDS)}.\n\n```yaml\n{_recipe()}\n```",
-        (File("NAME.yaml", "cai.pipeline.recipe.RecipeFile"),),
+        (
+            File("NAME.yaml", "cai.pipeline.recipe.RecipeFile"),
+            File("stage: label", "cai.pipeline.stages.label.LabelStageConfig"),
+            File("stage: rank", "cai.evaluate.ranking.RankConfig"),
+            File("stage: report", "cai.pipeline.stages.report.ReportStageConfig"),
+        ),
         by_hand=True,
     ),
     FilePage(

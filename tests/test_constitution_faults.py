@@ -110,7 +110,7 @@ def test_problems_of_a_parent_name_the_parents_file_and_line(tmp_path: Path) -> 
     child = write(tmp_path, HEAD + 'extends: p.yaml\nprinciples:\n  - {id: b, text: "{{ x }}"}\n')
     assert faults(child) == [
         "5: principles[0].text: uses the unknown Jinja variable `x`; known: round, rounds, topic",
-        f"{parent}:4: principles[0].weight: input should be greater than or equal to 0, but the file has -1",
+        f"{parent}:4: principles[0].weight: input should be greater than or equal to 0, but is -1",
     ]
 
 
@@ -144,7 +144,7 @@ def test_what_the_child_completes_is_not_a_fault_and_what_it_breaks_is_reported_
         ("{id: a, text: A., tags: [Two words]}", "principles[0].tags[0]: must be kebab-case (small letters, digits,"),
         ("{id: a, text: A., polarity: bad}", "principles[0].polarity: input should be 'better' or 'worse'"),
         ("{id: a, text: A., polarity: worse}", "principles[0].polarity: is about a `comparison`, and there is none"),
-        ("{id: a, text: [A.]}", "principles[0].text: input should be a valid string, but the file has a list"),
+        ("{id: a, text: [A.]}", "principles[0].text: input should be a valid string, but is a list"),
         ("{id: a, text: 2026-01-02}", "principles[0].text: is text, but YAML reads it as a date (2026-01-02)"),
         ("{id: a, text: no}", "principles[0].text: is text, but YAML reads it as a truth value (False)"),
         ('{id: a, text: "A\\e[2J"}', "principles[0].text: holds the unprintable character U+001B; remove it"),
@@ -288,7 +288,7 @@ examples:
         "10: principles[2].id: `b` is already the id of the principle on line 8; give each its own",
         "13: principles[3].text: uses the unknown Jinja variable `topc`; did you mean `topic`?",
         "16: examples.comparison[0].principle: there is no principle `cc`; did you mean `c`?",
-        "20: examples.comparison[0].answer: input should be 'A' or 'B', but the file has 'C'",
+        "20: examples.comparison[0].answer: input should be 'A' or 'B', but is 'C'",
     ]
 
 

@@ -1,5 +1,6 @@
 """`cai run`: a whole pipeline by a recipe."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,14 @@ from cai.visible import visible
 
 if TYPE_CHECKING:  # recipes load the configurations of all stages, for which `--help` need not wait
     from cai.pipeline.recipe import Recipe
-    from cai.pipeline_records import Changes
+    from cai.pipeline_records import Changes, Outcome
+
+
+_DONE: Mapping["Outcome", str] = {
+    "ran": "ran again",
+    "went on": "went on",
+    "skipped": "is taken from an earlier run",
+}
 
 
 @click.command()
@@ -43,10 +51,10 @@ def run(recipe_file: Path, out: Path | None, check_only: bool, retry_failed: boo
         return
     with way_to_go_on("stages"):
         done = run_recipe(recipe, path, screen, retry_failed=retry_failed)
-    if done.changes is None:
-        screen.print("nothing to do: all stages are done, and nothing that they read has changed")
-    elif not done.changes.first:
+    if done.changes is not None and not done.changes.first:
         _show(screen, done.changes)
+    elif not done.launched:
+        screen.print("nothing to do: all stages are done, and nothing that they read has changed")
     print_lines(screen, [f"written:   {path}"])
 
 
@@ -64,11 +72,12 @@ def _stages(recipe: "Recipe") -> Table:
 
 def _show(screen: Console, changes: "Changes") -> None:
     """What the edit touched, and what moved."""
-    touched = [change for change in changes.stages if change.outcome != "skipped"]
-    skipped = [change.name for change in changes.stages if change.outcome == "skipped"]
+    touched = [change for change in changes.stages if change.touched]
+    skipped = [change.name for change in changes.stages if not change.touched]
     lines = []
     for change in touched:
-        lines.append(f"{change.name} ran again, for {', '.join(change.why) or 'it was not finished'}")
+        what = _DONE[change.outcome] if change.before or change.outcome == "skipped" else "is new"
+        lines.append(f"{change.name} {what}" + (f", for {', '.join(change.why)}" if change.why else ""))
         lines += [f"    principle {one.id} {one.kind}: {', '.join(one.parts)}" for one in change.principles]
         if change.carried:
             lines.append(f"    {change.carried} records were taken over, which the edit does not touch")

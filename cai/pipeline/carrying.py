@@ -45,6 +45,7 @@ def carry_over(option: Option, config: Any, before: Path, out: Path) -> int:
         inputs=inputs.hashes,
         seed=config.seed,
         free_keys=config.free_keys,
+        record=model,
     ) as run:
         for record in read_records(before, model):
             if touched.isdisjoint(ids(record)) and drawn(record):

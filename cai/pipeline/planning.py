@@ -1,8 +1,8 @@
 """What a stage's result depends on, all of it by name, so that it can be said why a stage runs again.
 
 Settings count as they are. Files and folders count by what they hold, a constitution by what it means to the stage, the
-result of an earlier stage by what can be read of it (`StageKind.output`). Settings that no result depends on, such as
-the size of a batch in an engine, do not count.
+result of an earlier stage by what can be read of it (`StageKind.output`). Settings that no result depends on
+(`IDLE_KEYS` of their configuration), such as the size of a batch in an engine, do not count.
 """
 
 import hashlib
@@ -15,17 +15,13 @@ from pydantic import BaseModel
 
 from cai import __version__
 from cai.assets import asset_dir, find_asset
-from cai.config import EngineConfig, engine_free_keys
-from cai.constitution import Constitution, load_constitution
+from cai.config import StrictModel
+from cai.constitution import load_constitution
 from cai.data.files import COMPARISON_SETS, PROMPT_SETS
 from cai.pipeline.contents import FileHashes
 from cai.pipeline.recipe import Option
 from cai.pipeline.references import Reference, leaves, read_references
 from cai.strict_yaml import KeyPath, dotted
-from cai.train.config import TrainConfig
-
-_TEXTS = frozenset({"text", "critique", "revision", "comparison", "question"})
-"""Keys of a principle that say something to a model."""
 
 
 def ingredients(option: Option, result: Callable[[Reference], str], hashes: FileHashes) -> dict[str, str]:
@@ -37,15 +33,15 @@ def ingredients(option: Option, result: Callable[[Reference], str], hashes: File
     found = {"stage": option.kind.name, "cai": __version__}
     for reference in option.references:
         found[f"result of {reference}"] = result(reference)
-    free = _free_keys(option.config) | option.kind.unused(option.config)
+    idle = _idle_keys(option.config) | option.kind.unused(option.config)
     blind = option.kind.blind if getattr(option.config, "templates", None) is None else frozenset()
     for key, value in leaves(option.config.model_dump(mode="json")):
         name = dotted(key)
-        if name in free or value is None or value in ([], {}):
+        if name in idle or value is None or value in ([], {}):
             continue
         if isinstance(value, str) and not read_references(value):
             if key[-1] == "constitution":
-                found[name] = _meaning(load_constitution(value), blind)
+                found[name] = load_constitution(value).meaning(blind)
                 continue
             content = _content(value, hashes)
             if content is not None:
@@ -67,27 +63,6 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str,
     return tuple(name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name))
 
 
-def _meaning(constitution: Constitution, blind: frozenset[str]) -> str:
-    """Hash of what a constitution means to a stage that is blind to these keys of its principles.
-
-    A principle that has nothing else to say to the stage does not count.
-    """
-    if not blind:
-        return constitution.sha256
-    principles = [
-        {**principle.model_dump(exclude_defaults=True, exclude=set(blind)), "tags": sorted(set(principle.tags))}
-        for principle in sorted(constitution.principles, key=lambda one: one.id)
-        if any(getattr(principle, key) is not None for key in _TEXTS - blind)
-    ]
-    kinds = {"critique_revision": "critique", "comparison": "comparison"}
-    examples = {
-        kind: [example.meaning() for example in getattr(constitution.examples, kind)]
-        for kind, key in kinds.items()
-        if key not in blind
-    }
-    return hashlib.sha256(json.dumps([principles, examples], sort_keys=True).encode()).hexdigest()
-
-
 def _content(value: str, hashes: FileHashes) -> str | None:
     """Hash of the file, folder or shipped set that a setting names; None where it names none."""
     path = Path(value).expanduser()
@@ -100,20 +75,18 @@ def _content(value: str, hashes: FileHashes) -> str | None:
     return None
 
 
-def _free_keys(config: BaseModel, at: KeyPath = ()) -> frozenset[str]:
-    """Dotted keys that no result depends on: how engines are run, and how a training is kept and shown."""
+def _idle_keys(config: BaseModel, at: KeyPath = ()) -> frozenset[str]:
+    """Dotted keys that no result depends on."""
     found: set[str] = set()
-    if isinstance(config, EngineConfig):
-        found |= engine_free_keys(dotted(at))
-    if isinstance(config, TrainConfig):
-        found |= {dotted((*at, name)) for name in type(config).FREE_KEYS}
+    if isinstance(config, StrictModel):
+        found |= {dotted((*at, name)) for name in config.IDLE_KEYS}
     for name in type(config).model_fields:
-        found |= _free_within(getattr(config, name), (*at, name))
+        found |= _idle_within(getattr(config, name), (*at, name))
     return frozenset(found)
 
 
-def _free_within(value: Any, at: KeyPath) -> frozenset[str]:
+def _idle_within(value: Any, at: KeyPath) -> frozenset[str]:
     if isinstance(value, BaseModel):
-        return _free_keys(value, at)
+        return _idle_keys(value, at)
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else ()
-    return frozenset(key for name, one in inner for key in _free_within(one, (*at, name)))
+    return frozenset(key for name, one in inner for key in _idle_within(one, (*at, name)))

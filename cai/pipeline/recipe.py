@@ -30,8 +30,10 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, ValidationError
 
-from cai.config import StrictModel
+from cai.config import EngineConfig, StrictModel
 from cai.errors import ConfigError, Problem
+from cai.feedback.certificate import JudgeIdentity
+from cai.feedback.judging import JudgingConfig, model_name
 from cai.pipeline.references import Reference, leaves, read_references
 from cai.pipeline.stages import KINDS, stage_kind
 from cai.pipeline.stages.kind import StageKind
@@ -40,6 +42,8 @@ from cai.strict_yaml import KeyPath, YamlFile, dotted, nearest, read_yaml, valid
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 CHECKED_BY = "certificate"
 """The key of a stage that names the certificate which decides whether it may be chosen."""
+_OF_THE_ENGINE = tuple(name for name in JudgeIdentity.model_fields if name in EngineConfig.model_fields)
+"""What a certificate has of the judge's engine."""
 
 
 class RecipeFile(StrictModel):
@@ -205,6 +209,7 @@ class _Reader:
             return None
         for at, reference in references:
             if at == (CHECKED_BY,):
+                assert isinstance(config, JudgingConfig), "no other stage takes a certificate"
                 self._same_judge(config, reference, (*key, CHECKED_BY))
         return Option(
             kind, settings, config, tuple(dict.fromkeys(one for _, one in references)), settings.get(CHECKED_BY)
@@ -268,18 +273,20 @@ class _Reader:
                         waiting.append(one.stage)
         return found
 
-    def _same_judge(self, config: Any, certificate: Reference, key: KeyPath) -> None:
+    def _same_judge(self, config: JudgingConfig, certificate: Reference, key: KeyPath) -> None:
         """A certificate holds for the judge that was measured, and for no other."""
         checked = self._read.get(certificate.stage)
-        if checked is None:
+        other = None if checked is None else checked.options[0].config
+        if not isinstance(other, JudgingConfig):
             return
-        other: Any = checked.options[0].config
-        for name in ("constitution", "templates", "judge", "engine.engine", "engine.model", "engine.adapter"):
-            mine, theirs = _value(config, name), _value(other, name)
-            if mine != theirs:
+        theirs = _judge(other)
+        for name, mine in _judge(config).items():
+            if mine != theirs[name]:
+                values = f": {mine} against {theirs[name]}" if isinstance(mine, str) else ""
                 self._wrong(
                     key,
-                    f"`{certificate.stage}` measures another judge than this stage would use: `{name}` is not the same",
+                    f"`{certificate.stage}` measures another judge than this stage would use: `{name}` is not the same"
+                    + values,
                 )
 
     def _wrong(self, key: KeyPath, message: str) -> None:
@@ -327,7 +334,8 @@ def _well_formed(value: Any) -> Iterator[Reference]:
         return
 
 
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
+def _judge(config: JudgingConfig) -> Mapping[str, object]:
+    """What makes the judge of a stage another one, as far as it shows before the stage runs."""
+    parts = {name: getattr(config, name) for name in ("constitution", "templates", "judge")}
+    engine = {f"engine.{name}": getattr(config.engine, name) for name in _OF_THE_ENGINE}
+    return {**parts, **engine, "engine.model": model_name(config.engine)}

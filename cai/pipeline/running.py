@@ -22,7 +22,7 @@ from cai.pipeline.child import run_child
 from cai.pipeline.contents import FileHashes
 from cai.pipeline.planning import differing, ingredients, key_of
 from cai.pipeline.recipe import CHECKED_BY, Option, Recipe, Stage
-from cai.pipeline.references import Reference, replace_references
+from cai.pipeline.references import Reference, read_references, replace_references
 from cai.pipeline.state import HASHES, RECIPE, locked, read_state, write_state
 from cai.pipeline_records import CHANGES, Changes, Outcome, PipelineState, StageRun, StageState
 from cai.progress import duration
@@ -45,7 +45,9 @@ class Done:
     out: Path
     state: PipelineState
     changes: Changes | None
-    """None where there was nothing to do."""
+    """None where all stages are what they were in the whole run before."""
+    launched: bool
+    """Whether any stage was run."""
 
 
 def run_recipe(
@@ -111,6 +113,8 @@ class _Session:
         state = read_state(out, recipe.name)
         gone = tuple(run for run in state.stages if run.name not in self._names)
         kept = tuple(run for run in state.stages if run.name in self._names)
+        self._cut_short = state.stages != state.complete
+        self._launched = False
         self._state = state.model_copy(update={"stages": kept, "earlier": (*state.earlier, *gone)})
         self._outcomes: dict[str, Outcome] = {}
         write_state(out, self._state)
@@ -120,7 +124,7 @@ class _Session:
         option, choice = self._choose(stage)
         run = self._asked(stage, option, choice)
         known = self._state.find(stage.name, run.key)
-        if known is not None and known.state == "finished" and self._is_there(known, option):
+        if known is not None and self._is_done(known, option):
             self._note(option, stage, "skipped")
             if known != self._state.run(stage.name):
                 self._keep(known)
@@ -143,11 +147,11 @@ class _Session:
 
     def conclude(self) -> Done:
         """The recipe is done."""
-        changes = None if set(self._outcomes.values()) <= {"skipped"} else self._write_changes()
+        changes = self._write_changes()
         self._state = self._state.model_copy(update={"complete": self._state.stages})
         write_state(self._out, self._state)
         self._hashes.save()
-        return Done(self._out, self._state, changes)
+        return Done(self._out, self._state, changes, self._launched)
 
     def _note(self, option: Option, stage: Stage, outcome: Outcome) -> None:
         """What comes of a stage; a report is no part of what it reports."""
@@ -202,8 +206,7 @@ class _Session:
 
     def _all_done(self) -> str:
         """Hash of the manifests of all stages so far, and of what moved."""
-        if "ran" in self._outcomes.values() or "went on" in self._outcomes.values():
-            self._write_changes()
+        self._write_changes()
         runs = [run for run in self._state.stages if run.name in self._outcomes]
         found = {run.path: self._hashes.of(self._out / run.path / MANIFEST) for run in runs}
         return key_of({**found, CHANGES: self._hashes.of(self._out / CHANGES)})
@@ -226,6 +229,13 @@ class _Session:
             )
         return path
 
+    def _is_done(self, run: StageRun, option: Option) -> bool:
+        """Whether a run needs nothing more."""
+        if run.state != "finished" or not self._is_there(run, option):
+            return False
+        tried_again = self._retry_failed and option.kind.retries
+        return not (tried_again and read_manifest(self._out / run.path).failures)
+
     def _is_there(self, run: StageRun, option: Option) -> bool:
         """Whether the result is still there, and finished."""
         path = self._out / run.path
@@ -242,6 +252,7 @@ class _Session:
 
     def _run(self, option: Option, run: StageRun) -> None:
         """Run the command of a stage and put down what became of it."""
+        self._launched = True
         self._keep(run)
         words, settings = self._words(option, run)
         if carried := self._carry_over(option, run, settings):
@@ -276,11 +287,15 @@ class _Session:
         self._keep(run.model_copy(update=found))
 
     def _carry_over(self, option: Option, run: StageRun, settings: Mapping[str, Any]) -> int:
-        """Take over what the run before has, where nothing but the constitution is another one."""
+        """Take over what the run before has, where nothing but the constitution is another one.
+
+        A certificate is nothing to the records, which stands on the card alone.
+        """
         if option.kind.name not in CARRIED or (self._out / run.path).exists() or settings.get("templates"):
             return 0
+        aside = {"constitution", *(f"result of {one}" for one in read_references(option.certificate or ""))}
         for before in (*self._state.complete, *reversed(self._state.earlier)):
-            alone = before.name == run.name and differing(before.ingredients, run.ingredients) == ("constitution",)
+            alone = before.name == run.name and aside.issuperset(differing(before.ingredients, run.ingredients))
             if alone and self._is_there(before, option):
                 config = option.kind.config.model_validate(settings)
                 return carry_over(option, config, self._out / before.path, self._out / run.path)
@@ -312,10 +327,16 @@ class _Session:
         write_state(self._out, self._state)
         self._hashes.save()
 
-    def _write_changes(self) -> Changes:
+    def _write_changes(self) -> Changes | None:
+        """Put down what is another than in the whole run before; None where nothing is.
+
+        What was put down then stays, unless a run that was cut short has written over it.
+        """
         changes = find_changes(self._out, self._state, self._outcomes)
-        write_file(self._out / CHANGES, changes.model_dump_json(indent=1) + "\n")
-        return changes
+        touched = any(change.touched for change in changes.stages)
+        if touched or self._cut_short:
+            write_file(self._out / CHANGES, changes.model_dump_json(indent=1) + "\n")
+        return changes if touched else None
 
     def _say(self, text: str) -> None:
         self._console.print(visible(text), markup=False, soft_wrap=True)

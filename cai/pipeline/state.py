@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cai import __version__
 from cai.errors import RunDirError
-from cai.journal import first_problem, write_file
+from cai.journal import first_problem, partial_path, write_file
 from cai.pipeline_records import PIPELINE, PipelineState
 
 RECIPE, HASHES = "recipe.yaml", "hashes.json"
@@ -33,7 +33,8 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         if out.is_dir() and not (out / PIPELINE).exists():
-            others = sorted(entry.name for entry in out.iterdir() if entry.name != _LOCK)
+            begun = (_LOCK, partial_path(out / PIPELINE).name)
+            others = sorted(entry.name for entry in out.iterdir() if entry.name not in begun)
             if others:
                 raise RunDirError(f"{out} holds no pipeline and is not empty ({others[0]} …); choose another --out")
         out.mkdir(parents=True, exist_ok=True)

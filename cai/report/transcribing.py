@@ -289,3 +289,6 @@ _JUDGED: Mapping[str, _Judged] = {
     ),
 }
 """How the records of such a stage belong together."""
+
+ON_PAGES_ALONE = frozenset(_JUDGED)
+"""Stages whose transcripts `cai show` does not show."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from reference_models import field_docs, in_words, models_in, prose, table_of, typed_default, words_of_type
 
 from cai.cli import cli, main
+from cai.pipeline.stages import KINDS, stage_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,6 +157,15 @@ def test_a_command_reads_the_configuration_that_the_table_names(
     model = reference.model(reference.CONFIGS[words])
     names = ", ".join(field.alias or name for name, field in model.model_fields.items())
     assert f"zzzzzzzzzzzz: is not a known key; known: {names}" in said, said
+
+
+def test_the_keys_of_every_kind_of_stage_stand_where_its_command_or_the_recipe_is_told(pages: dict[str, str]) -> None:
+    by_command = {reference.model(path) for path in reference.CONFIGS.values()}
+    for name in KINDS:
+        config = stage_kind(name).config
+        if config not in by_command:
+            told = pages["recipe-file.md"].partition(f"\n## stage: {name}\n")[2].partition("\n## ")[0]
+            assert set(re.findall(r"^\| `(\w+)` \|", told, re.MULTILINE)) == config.model_fields.keys(), name
 
 
 # Models

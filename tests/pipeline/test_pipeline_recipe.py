@@ -228,7 +228,39 @@ def test_a_certificate_is_of_the_judge_that_labels(settings: str, differs: str |
         return
     line, key, message = problem(tmp_path, JUDGED + stage)
     assert (line, key) == (5, "stages.labels.certificate")
-    assert message.endswith(f"measures another judge than this stage would use: `{differs}` is not the same")
+    assert f"measures another judge than this stage would use: `{differs}` is not the same" in message
+
+
+MODEL = "engine: {model: some/judge}"
+SERVER = 'engine: {engine: openai, base_url: ["http://a/v1"]}'
+SERVERS = 'engine: {engine: openai, base_url: ["http://a/v1", "http://b/v1"]}'
+NAMED = "engine: {engine: openai, model: m, base_url: ['http://%s/v1']}"
+SCRIPT = "engine: {engine: scripted, script: %s.yaml}"
+
+
+@pytest.mark.parametrize(
+    ("measured", "asked", "differs"),
+    [
+        (MODEL, "engine: {model: some/judge, dtype: float32}", "`engine.dtype` is not the same: float32 against auto"),
+        (MODEL, "engine: {model: some/judge, format: chat}", "`engine.format` is not the same: chat against auto"),
+        (MODEL, "engine: {model: some/judge, batch_size: 4}", None),
+        (SERVER, SERVERS, "`engine.model` is not the same: the model of http://a/v1, http://b/v1 against the model of"),
+        (SERVER, SERVER, None),
+        (NAMED % "a", NAMED % "b", None),
+        (SCRIPT % "one", SCRIPT % "two", "`engine.model` is not the same: two.yaml against one.yaml"),
+    ],
+)
+def test_all_that_a_certificate_has_of_the_engine_is_compared(
+    measured: str, asked: str, differs: str | None, tmp_path: Path
+) -> None:
+    check = f"  check: {{stage: judge-check, {measured}}}\n"
+    labels = f'  labels: {{stage: label, comparisons: "${{samples}}", certificate: "${{check}}", {asked}}}\n'
+    if differs is None:
+        load(tmp_path, "name: r\nstages:\n" + SAMPLE + check + labels)
+        return
+    line, key, message = problem(tmp_path, SAMPLE + check + labels)
+    assert (line, key) == (5, "stages.labels.certificate")
+    assert differs in message
 
 
 def test_inputs_are_checked_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

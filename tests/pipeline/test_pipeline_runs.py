@@ -8,8 +8,10 @@ import pytest
 from cai_process import exported, records
 from small_recipe import STAGES, Ran, in_process, outputs, state, write_constitution, write_recipe
 
-from cai.errors import DataError, RunDirError, StageError
+from cai.engines.scripted import ScriptedEngine
+from cai.errors import DataError, RecordError, RunDirError, StageError
 from cai.pipeline_records import Changes
+from cai.records import Generation, Message, Sampling
 from cai.rundir import read_manifest
 
 ALL = ["drafts", "samples", "labels", "revised"]
@@ -282,15 +284,45 @@ def test_a_stage_that_was_killed_says_so(recipe: Path) -> None:
         Ran(recipe, lambda _: -9)
 
 
-def test_failed_records_are_tried_again_when_asked_for(recipe: Path) -> None:
-    seen: list[Sequence[str]] = []
+def test_failed_records_of_a_finished_stage_are_tried_again_when_asked_for_and_then_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, down = ScriptedEngine.generate, True
 
-    def noted(words: Sequence[str]) -> int:
-        seen.append(words)
-        return in_process(words)
+    async def now_and_then(engine: ScriptedEngine, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        if down and "Question 3?" in messages[0].content:
+            raise RecordError("timeout", "the server is down")
+        return await generate(engine, messages, sampling)
 
-    Ran(recipe, noted, retry_failed=True)
-    assert all("--retry-failed" in words for words in seen)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ScriptedEngine, "generate", now_and_then)
+    recipe = write_recipe(tmp_path, prompts=12)
+    first = Ran(recipe)
+    assert {one.name: one.text for one in first.run("drafts").headlines}["failed"] == "1"
+    assert Ran(recipe).launched == []
+    down = False
+    again = Ran(recipe, retry_failed=True)
+
+    assert again.launched == ALL
+    assert again.run("drafts").path == first.run("drafts").path
+    assert {one.name: one.text for one in again.run("drafts").headlines}["failed"] == "0"
+    assert len(records(again.out / again.run("drafts").path)) == 12
+    assert Ran(recipe, retry_failed=True).launched == []
+
+
+def test_a_stage_that_failed_goes_on_where_a_greater_share_may_fail(recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.yaml"
+    script.write_text(script.read_text().replace("answers:\n", "answers:\n  - {when: Question 3, fail: timeout}\n"))
+    with pytest.raises(StageError, match="the stage `drafts` ended with exit code"):
+        Ran(recipe)
+    (failed,) = state(Path("runs/small")).stages
+    before = records(Path("runs/small") / failed.path)
+    recipe.write_text(STAGES.replace("shared:\n", "shared:\n  max_failure_share: 0.2\n"))
+    second = Ran(recipe)
+
+    assert second.run("drafts").path == failed.path
+    assert records(second.out / failed.path) == before
+    assert read_manifest(second.out / failed.path).sessions == 2
 
 
 def test_something_in_a_run_can_be_named(recipe: Path) -> None:
@@ -310,6 +342,16 @@ def test_a_directory_of_another_recipe_is_refused(recipe: Path) -> None:
     with pytest.raises(RunDirError, match="holds the pipeline of the recipe `small`, not of `other`"):
         Ran(recipe)
     assert {run.name for run in state(ran.out).stages} == set(ALL)
+
+
+def test_a_recipe_killed_at_its_first_write_goes_on(recipe: Path) -> None:
+    out = Path("runs/small")
+    out.mkdir(parents=True)
+    (out / ".pipeline.lock").touch()
+    (out / ".pipeline.json.partial").write_text('{"recipe": "sm')
+
+    assert Ran(recipe).launched == ALL
+    assert not (out / ".pipeline.json.partial").exists()
 
 
 def test_a_directory_of_something_else_is_refused(recipe: Path, tmp_path: Path) -> None:

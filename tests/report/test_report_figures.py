@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_samples import CONSTITUTION
 from labels import both, label
 from report_pages import notes, pictures, report
 from report_runs import (
@@ -113,13 +114,33 @@ def test_a_certificate_counts_for_its_own_judge_only(tmp_path: Path) -> None:
     others: list[dict[str, Any]] = [
         {"config": {"engine": {"engine": "scripted", "script": "s.yaml"}, "judge": {"scale": 0.5}}},
         {"config": {"engine": {"engine": "scripted", "script": "other.yaml"}}},
+        {"config": {"engine": {"engine": "scripted", "script": "s.yaml", "format": "chat"}}},
         {"inputs": {"constitution": "c" * 64, "templates": "u" * 64}},
         {"inputs": {"constitution": "d" * 64, "templates": "t" * 64}},
     ]
     runs = [label_run(tmp_path / f"other-{place}", **changes) for place, changes in enumerate(others)]
     other = report(check, *runs).chapter("labels")
-    assert len([text for text in notes(other, "doubt") if "None of these runs certifies this judge" in text]) == 4
+    assert len([text for text in notes(other, "doubt") if "None of these runs certifies this judge" in text]) == 5
     assert "This judge has grade" not in other.text
+
+
+@pytest.mark.parametrize(
+    ("edit", "counts"),
+    [
+        (("Where is the reply untrue?", "Which claim is untrue?"), True),
+        (("nobody.", "nobody at all."), False),
+    ],
+)
+def test_a_certificate_counts_until_what_the_judge_reads_is_edited(
+    edit: tuple[str, str], counts: bool, tmp_path: Path
+) -> None:
+    check = check_run(tmp_path / "check")
+    labels = label_run(tmp_path / "labels", inputs={"constitution": "d" * 64, "templates": "t" * 64})
+    (check / "constitution.yaml").write_text(CONSTITUTION, encoding="utf-8")
+    (labels / "constitution.yaml").write_text(CONSTITUTION.replace(*edit), encoding="utf-8")
+    chapter = report(check, labels).chapter("labels")
+    assert ("This judge has grade" in chapter.text) is counts
+    assert ("None of these runs certifies this judge" in chapter.text) is not counts
 
 
 def test_a_judge_that_fails_is_shown_to_fail(tmp_path: Path) -> None:

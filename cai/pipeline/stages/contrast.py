@@ -1,10 +1,11 @@
 """`contrast` in a recipe."""
 
+from cai.constitution import JUDGES_BY
 from cai.data.preference_tables import PREFERENCES
 from cai.feedback.contrast import STAGE, ContrastConfig, load_contrast_inputs
 from cai.pipeline.contents import dataset_digest
 from cai.pipeline.stages.generating import counted
-from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config
+from cai.pipeline.stages.kind import MODELS, StageKind, by_config
 
 KIND = StageKind(
     name=STAGE,

@@ -1,10 +1,11 @@
 """`critique-revise` in a recipe."""
 
+from cai.constitution import WRITES_BY
 from cai.critique import CritiqueReviseConfig
 from cai.critique_run import STAGE, load_inputs
 from cai.pipeline.contents import dataset_digest
 from cai.pipeline.stages.generating import counted
-from cai.pipeline.stages.kind import MODELS, WRITES_BY, StageKind, by_config
+from cai.pipeline.stages.kind import MODELS, StageKind, by_config
 
 KIND = StageKind(
     name=STAGE,

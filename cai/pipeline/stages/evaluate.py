@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cai.constitution import JUDGES_BY
 from cai.evaluate.config import EvaluateConfig
 from cai.evaluate.inputs import STAGE, load_evaluation
 from cai.evaluate.output import EVALUATION, read_evaluation
 from cai.pipeline.contents import json_digest
-from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval
+from cai.pipeline.stages.kind import MODELS, StageKind, by_config, interval
 from cai.pipeline_records import Headline
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cai.constitution import JUDGES_BY
 from cai.feedback.certificate_files import CERTIFICATE, read_certificate
 from cai.feedback.judge_check import STAGE, JudgeCheckConfig, load_judge_check
 from cai.pipeline.contents import json_digest
-from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval, number
+from cai.pipeline.stages.kind import MODELS, StageKind, by_config, interval, number
 from cai.pipeline_records import Headline
 
 _COSTS = ("created", "labels_per_second", "prompt_tokens_per_label", "written_tokens_per_label")

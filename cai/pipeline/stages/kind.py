@@ -18,11 +18,6 @@ LABELLED = frozenset({"label", "contrast", "export", "import", "critique-revise"
 COMPARABLE = frozenset({"sample", "contrast", "critique-revise"})
 """Kinds whose run has pairs for a judge."""
 
-WRITES_BY = frozenset({"comparison", "polarity", "question"})
-"""What critiques and revisions do not read of a principle."""
-JUDGES_BY = frozenset({"critique", "revision"})
-"""What judges do not read of one."""
-
 
 def no_check(config: Any) -> None:
     """For stages whose files are read by training alone; their faults show when they begin."""

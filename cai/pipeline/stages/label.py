@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cai.constitution import JUDGES_BY
 from cai.data.preference_tables import PREFERENCES
 from cai.feedback.labelling import STAGE, LabelConfig, load_labelling
 from cai.pipeline.contents import dataset_digest
 from cai.pipeline.stages.generating import counted
-from cai.pipeline.stages.kind import COMPARABLE, JUDGES_BY, MODELS, StageKind, by_config
+from cai.pipeline.stages.kind import COMPARABLE, MODELS, StageKind, by_config
 
 
 class LabelStageConfig(LabelConfig):

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cai.constitution import JUDGES_BY
 from cai.pipeline.contents import files_digest
-from cai.pipeline.stages.kind import JUDGES_BY, MODELS, StageKind, by_config, interval
+from cai.pipeline.stages.kind import MODELS, StageKind, by_config, interval
 from cai.pipeline_records import Headline
 from cai.redteam.config import RedTeamConfig
 from cai.redteam.output import ATTACKS, HELD_OUT, RED_TEAM, read_red_team

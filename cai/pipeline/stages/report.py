@@ -19,6 +19,7 @@ class ReportStageConfig(StrictModel):
     runs: tuple[str, ...] = ()
     """Runs to put on the page. Default: all of this pipeline."""
     title: str | None = None
+    """Of the page. Default: Constitutional AI: report."""
     transcripts: Annotated[int, Field(ge=0)] = 200
     """Transcripts to show at most."""
 

@@ -14,7 +14,8 @@ def _headlines(results: Mapping[str, Any]) -> Iterator[Headline]:
     yield number("steps", results["steps"])
     yield Headline(name="ended by", text=results["ended_by"])
     yield from last(results["metrics"], {"score": "score", "kl": "KL divergence", "length": "mean length"})
-    yield number("alerts", len(results["alerts"]))
+    if results["alerts"] is not None:  # there was a monitor
+        yield number("alerts", len(results["alerts"]))
 
 
 KIND = training(

@@ -41,4 +41,5 @@ def _blocks(changes: Changes) -> Iterator[Block]:
 
 def _stage(stage: StageChange) -> tuple[str, ...]:
     result = "the same" if stage.same_result else "another"
-    return stage.name, stage.outcome, ", ".join(stage.why) or NOTHING, f"{stage.carried:,}", result
+    done = "taken from an earlier run" if stage.outcome == "skipped" and stage.touched else stage.outcome
+    return stage.name, done, ", ".join(stage.why) or NOTHING, f"{stage.carried:,}", result

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cai.report.blocks import Chapter, Paragraph, Transcripts
 from cai.report.collecting import Collected
-from cai.report.transcribing import MOST_CHARACTERS, transcribed, transcripts_of
+from cai.report.transcribing import MOST_CHARACTERS, ON_PAGES_ALONE, transcribed, transcripts_of
 
 
 def transcripts_chapter(collected: Collected, most: int) -> Chapter | None:
@@ -20,14 +20,14 @@ def transcripts_chapter(collected: Collected, most: int) -> Chapter | None:
     shown = tuple(one for run in collected.runs if run.name in totals for one in transcripts_of(run, shares[run.name]))
     said = [f"{shares[name]:,} of {total:,} from {name}" for name, total in totals.items()]
     whole = sum(totals.values())
-    chosen = " They are evenly spaced over the input of each run; `cai show` shows the others."
+    cut = {run.stage for run in collected.runs if shares.get(run.name, 0) < totals.get(run.name, 0)}
+    way = "`cai show` shows the others" if cut.isdisjoint(ON_PAGES_ALONE) else "a larger `--transcripts` shows more"
+    chosen = f" They are evenly spaced over the input of each run; {way}." if cut else ""
     return Chapter(
         "transcripts",
         "Transcripts",
         (
-            Paragraph(
-                f"{len(shown):,} transcripts of {whole:,}: {', '.join(said)}.{chosen if len(shown) < whole else ''}"
-            ),
+            Paragraph(f"{len(shown):,} transcripts of {whole:,}: {', '.join(said)}.{chosen}"),
             Paragraph(
                 f"Of a text, at most {MOST_CHARACTERS:,} characters are shown. In a revision, words that it removed "
                 "are struck through and words that it added are underlined."
