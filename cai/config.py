@@ -1,6 +1,7 @@
 """Stage configurations: a YAML file, command-line options over it, unknown keys are errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cai.errors import ConfigError, Problem
 from cai.records import Sampling
-from cai.strict_yaml import YamlFile, read_yaml, validation_problems
+from cai.strict_yaml import KeyPath, YamlFile, dotted, read_yaml, validation_problems
 
 EngineName = Literal["transformers", "vllm", "openai", "scripted"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -20,6 +21,9 @@ class StrictModel(BaseModel):
     """Base of all configurations: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset()
+    """Keys that no result depends on: how a stage is run, kept and shown."""
 
 
 def holds_password(url: str) -> bool:
@@ -66,6 +70,10 @@ class EngineConfig(StrictModel):
     script: Path | None = None
     """YAML file of the `scripted` engine's answers."""
 
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"concurrency", "batch_size", "device", "base_url", "api_key_env", "timeout", "max_retries"}
+    )
+
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if self.engine == "scripted" and self.script is None:
@@ -87,7 +95,8 @@ class StageConfig(StrictModel):
     """The command fails when a greater share of its inputs failed."""
     engine: EngineConfig = EngineConfig()
 
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"limit", "max_failure_share"})
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"max_failure_share"})
+    FREE_KEYS: ClassVar[frozenset[str]] = IDLE_KEYS | {"limit"}
     """Keys that may change when a run goes on: its results do not depend on them (files are compared by content)."""
 
     @property
@@ -98,8 +107,7 @@ class StageConfig(StrictModel):
 
 def engine_free_keys(path: str) -> frozenset[str]:
     """Dotted keys of the engine at `path` of a configuration that its replies do not depend on."""
-    names = ("concurrency", "batch_size", "device", "base_url", "api_key_env", "timeout", "max_retries")
-    return frozenset(f"{path}.{name}" for name in names)
+    return frozenset(f"{path}.{name}" for name in EngineConfig.IDLE_KEYS)
 
 
 class SamplingConfig(StrictModel):
@@ -119,6 +127,9 @@ class SamplingConfig(StrictModel):
 
 ConfigT = TypeVar("ConfigT", bound=StrictModel)
 
+_OPTIONS = "options"
+"""Stands for the file in messages about the command line."""
+
 
 def load_config(model: type[ConfigT], path: str | Path | None, overrides: Mapping[str, Any]) -> ConfigT:
     """Build a configuration from a YAML file (None: defaults alone) with `overrides` over it.
@@ -128,7 +139,7 @@ def load_config(model: type[ConfigT], path: str | Path | None, overrides: Mappin
     Raises:
         ConfigError: with every problem of file and options.
     """
-    file = read_yaml(path) if path is not None else YamlFile("options", data={})
+    file = read_yaml(path) if path is not None else YamlFile(_OPTIONS, data={})
     if file.problems:
         raise ConfigError(file.problems)
     data = {} if file.data is None else file.data
@@ -137,15 +148,42 @@ def load_config(model: type[ConfigT], path: str | Path | None, overrides: Mappin
     try:
         return model.model_validate(_merged(data, overrides))
     except ValidationError as error:
-        raise ConfigError(validation_problems(error, file, model)) from None
+        overridden = _Overridden(file.path, lines=file.lines, given=frozenset(_given(overrides)))
+        raise ConfigError(validation_problems(error, overridden, model)) from None
+
+
+@dataclass
+class _Overridden(YamlFile):
+    """A file with options over it; a fault of what an option gave is not the file's."""
+
+    given: frozenset[KeyPath] = frozenset()
+    """Keys that options gave."""
+
+    def problem(self, key: KeyPath, message: str) -> Problem:
+        """A problem at `key` of the file or of the options."""
+        by_option = any(key[: len(given)] == given for given in self.given)
+        by_options_alone = key not in self.lines and any(given[: len(key)] == key for given in self.given)
+        if by_option or by_options_alone:
+            return Problem(message, file=_OPTIONS, key=dotted(key) or None)
+        return super().problem(key, message)
+
+
+def _given(overrides: Mapping[str, Any], above: KeyPath = ()) -> Iterator[KeyPath]:
+    """The keys of all leaves that are given."""
+    for name, value in overrides.items():
+        if isinstance(value, Mapping):
+            yield from _given(value, (*above, name))
+        elif value is not None:
+            yield (*above, name)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`. What stands in the place of a section and is none is left as it is, to be refused."""
     merged = dict(base)
     for name, value in over.items():
         if isinstance(value, Mapping):
-            inner = merged.get(name)
-            merged[name] = _merged(inner if isinstance(inner, Mapping) else {}, value)
+            inner = {} if merged.get(name) is None else merged[name]
+            merged[name] = _merged(inner, value) if isinstance(inner, Mapping) else inner
         elif value is not None:
             merged[name] = value
     return merged

@@ -32,7 +32,7 @@ class CritiqueReviseConfig(StageConfig):
     """Column of `prompts` that holds the prompt. Default: found by its name."""
     helpful: str = "helpful"
     """Helpful prompts, to be answered only and mixed into the SFT data."""
-    helpful_ratio: Annotated[float, Field(ge=0)] = 0.5
+    helpful_ratio: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """Helpful prompts for each prompt of `prompts`. The paper has 135,296 to 182,831, or 0.74."""
     rounds: Positive = 4
     """Critiques and revisions of each draft; the paper's number is 4."""

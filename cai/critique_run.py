@@ -104,12 +104,14 @@ def _helpful(config: CritiqueReviseConfig) -> PromptSource:
 def read_inputs(config: CritiqueReviseConfig) -> Iterator[Prompt]:
     """The prompts of a run in order: after each of `prompts` as many helpful ones as the ratio allows so far.
 
-    So a smaller `limit` gives a beginning of what a larger one gives.
+    So a smaller `limit` gives a beginning of what a larger one gives. Of an id that stands in both, the one of
+    `prompts` is taken.
     """
-    seen = SeenIds()
-    prompts = read_prompts(_red_team(config), kind="red_team", on_reject=ignore, seen=seen)
+    prompts = read_prompts(_red_team(config), kind="red_team", on_reject=ignore)
     helpful: Iterator[Prompt] = iter(())
     if config.helpful_ratio:
+        seen = SeenIds()
+        scan_prompts(_red_team(config), kind="red_team", seen=seen)
         helpful = read_prompts(_helpful(config), kind="helpful", on_reject=ignore, seen=seen)
     given = 0
     for number, prompt in enumerate(islice(prompts, config.limit), 1):
@@ -154,6 +156,7 @@ def critique_revise(
         total=inputs.total,
         rejects=inputs.rejects,
         phases=[Phase(config.engine, lambda: read_items(config), worker)],
+        record=RevisionChain,
         counts_model=ExportCounts,
         other_files=(),
         export=lambda run: _export(inputs, run),

@@ -20,14 +20,12 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cai.errors import DataError, RunDirError
-from cai.records import Record, Usage
+from cai.records import Record
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 RecordT = TypeVar("RecordT", bound=Record)
 
 _HEAD = re.compile(rb'\{"id":("(?:[^"\\]|\\.)*"),"index":(\d+),')
-# A quotation mark inside a JSON text stands behind a backslash, so no text can hold this.
-_USAGE = re.compile(rb'"usage":\{"prompt_tokens":(\d+),"cached_tokens":(\d+),"completion_tokens":(\d+)\}')
 
 
 class Head(NamedTuple):
@@ -161,17 +159,6 @@ def read_lines(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
         return
     except OSError as error:
         raise RunDirError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def count_usage(path: Path) -> Usage:
-    """Sum the token counts within all whole lines of a journal, without parsing the records."""
-    totals = [0, 0, 0]
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                for found in _USAGE.findall(line):
-                    totals = [total + int(number) for total, number in zip(totals, found, strict=True)]
-    return Usage(prompt_tokens=totals[0], cached_tokens=totals[1], completion_tokens=totals[2])
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

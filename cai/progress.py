@@ -34,6 +34,8 @@ class StageProgress:
         self._before = done
         self._clock = clock
         self._began = clock()
+        self._worked = 0.0
+        self._entered: float | None = None
         self._shown = self._began
         self._console = console
         self._noun = noun
@@ -48,6 +50,7 @@ class StageProgress:
         self._task: TaskID = self._bar.add_task("", total=total, completed=done)
 
     def __enter__(self) -> Self:
+        self._entered = self._clock()
         if self._console.is_terminal:
             self._live = Live(self._bar, console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -56,6 +59,7 @@ class StageProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._worked, self._entered = self._work_seconds, None
         if self._live is not None:
             self._live.stop()
 
@@ -84,9 +88,14 @@ class StageProgress:
         """Since the start of this session."""
         return self._clock() - self._began
 
+    @property
+    def _work_seconds(self) -> float:
+        """Those of them within the context: models are loaded outside of it."""
+        return self._worked + (0.0 if self._entered is None else self._clock() - self._entered)
+
     def status(self) -> str:
         """The figures as one line."""
-        seconds = max(self.seconds, 1e-9)
+        seconds = max(self._work_seconds, 1e-9)
         rate = (self.done + self.failed - self._before) / seconds
         left = self.total - self.done - self.failed
         parts = [

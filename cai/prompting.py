@@ -6,7 +6,7 @@ within it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cai.constitution import Constitution, CritiqueRevisionExample, Principle
@@ -15,6 +15,10 @@ from cai.templating import Blocks, TemplateFiles
 
 TRANSCRIPT_STOP = ("\n\nHuman:", "\n\nAssistant:")
 """Where a base model's reply ends: it starts to write the next turn."""
+
+Requests = Callable[[str, str | None, int], tuple[str, str] | None]
+"""Principle id, topic of the prompt and number of the round → critique request and revision request; None where the
+constitution has no such principle for critiques."""
 
 _BEFORE_MARK = re.compile(r"(?<!\s)\s++(?=(?:Human|Assistant):)")
 _MARK = re.compile(r"(?:Human|Assistant):")
@@ -115,7 +119,7 @@ class Templates:
             self.draft(Prompt(id="sample", messages=talk[:1]), system)
         self._block("critique.j2", "system")
         for principle in (Principle(id="a", text="sample"), Principle(id="b", critique="sample", revision="sample")):
-            self._requests(principle, 1)
+            self._requests(principle)
             for may_be_clean in (False, True):
                 self.critique(talk, principle, may_be_clean)
             for critique in (None, "sample"):
@@ -150,13 +154,17 @@ class Templates:
         """The request for a revision; with a critique it follows that critique, else it stands alone."""
         return self._message("revision.j2", conversation, principle, critique=critique)
 
-    def requests(self, constitution: Constitution, rounds: int) -> dict[str, tuple[str, str]]:
-        """Principle id → the sentences that ask for critique and revision, as they stand in the messages."""
-        serving = (principle for principle in constitution.principles if principle.serves("critique"))
-        return {principle.id: self._requests(principle, rounds) for principle in serving}
+    def requests(self, constitution: Constitution, rounds: int) -> Requests:
+        """The sentences that ask for critique and revision, as they stand in the messages of a run of `rounds`."""
+        serving = {principle.id: principle for principle in constitution.principles if principle.serves("critique")}
 
-    def _requests(self, principle: Principle, rounds: int) -> tuple[str, str]:
-        phrased = self.phrase(principle, None, 1, rounds)
+        def requests(principle_id: str, topic: str | None, round_: int) -> tuple[str, str] | None:
+            principle = serving.get(principle_id)
+            return None if principle is None else self._requests(self.phrase(principle, topic, round_, rounds))
+
+        return requests
+
+    def _requests(self, phrased: Principle) -> tuple[str, str]:
         return (
             self._block("critique.j2", "request", principle=phrased),
             self._block("revision.j2", "request", principle=phrased),

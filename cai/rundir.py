@@ -36,7 +36,6 @@ from cai.errors import RunDirError, StageError
 from cai.journal import (
     Journal,
     RecordT,
-    count_usage,
     first_problem,
     id_key,
     partial_path,
@@ -47,7 +46,7 @@ from cai.journal import (
     write_error,
     write_file,
 )
-from cai.records import Failure, Record, StageRecord, Usage
+from cai.records import Failure, Record, StageRecord, StageResult, Usage
 
 SAVE_EVERY = 30.0
 """Seconds between two savings of the manifest while records come in."""
@@ -58,6 +57,7 @@ REJECTS = "rejects.jsonl"
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _WRITTEN = ("records.jsonl", "failures.jsonl", REJECTS, "constitution.yaml", "README.md")
+_NO_FOLDER_NAME = re.compile(r"[^\w.-]+")
 _EXPORTED = re.compile(r"\w+-\w+-[0-9a-f]{12}\.parquet")
 
 
@@ -97,7 +97,14 @@ class Manifest(BaseModel):
 class RunDir:
     """An open, locked run directory. Use as a context manager."""
 
-    def __init__(self, path: Path, manifest: Manifest, resources: ExitStack, keeps_records: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        resources: ExitStack,
+        keeps_records: bool,
+        record: type[StageResult] | None,
+    ) -> None:
         """Take a locked directory whose manifest is on disk; callers use `RunDir.open`."""
         self.path = path
         self.manifest = manifest
@@ -111,9 +118,9 @@ class RunDir:
         """Number of finished records, those of earlier sessions included."""
         self._keeps_records = keeps_records
         if keeps_records:
-            self._open_journals()
+            self._open_journals(record)
 
-    def _open_journals(self) -> None:
+    def _open_journals(self, record: type[StageResult] | None) -> None:
         path, manifest = self.path, self.manifest
         self._records = self._resources.enter_context(closing(Journal(path / "records.jsonl")))
         self._failures = self._resources.enter_context(closing(Journal(path / "failures.jsonl")))
@@ -124,9 +131,9 @@ class RunDir:
             if not _contains(self._finished, key):
                 self._failed[key] = failure.reason
         self.finished = len(self._finished)
-        if self.finished != manifest.counts.get("finished", 0):
+        if record is not None and self.finished != manifest.counts.get("finished", 0):
             # The last session was killed after it had saved the manifest.
-            manifest.usage = count_usage(self._records.path)
+            manifest.usage = sum((one.usage for one in read_lines(self._records.path, record)), Usage())
 
     @classmethod
     def open(
@@ -141,6 +148,7 @@ class RunDir:
         free_keys: frozenset[str] = frozenset(),
         other_files: Sequence[str] = (),
         keeps_records: bool = True,
+        record: type[StageResult] | None = None,
         overwrite: bool = False,
     ) -> Self:
         """Create the run directory, or open it to go on.
@@ -148,6 +156,7 @@ class RunDir:
         `free_keys` are dotted config keys that may change between sessions, since results do not depend on them.
         `other_files` names what a stage writes beside the tables and the card; `overwrite` removes what an earlier
         run wrote there, and no other file. A stage that does not keep records (training) has no journals.
+        `record` is what the records are, where they took model calls: their tokens are counted after a crash.
 
         Raises:
             RunDirError: another process has it; it belongs to another configuration (the differences are named); it
@@ -179,7 +188,7 @@ class RunDir:
                 ) from None
             try:
                 manifest = _prepared(path, asked, free_keys, overwrite)
-                run = cls(path, manifest, resources, keeps_records)
+                run = cls(path, manifest, resources, keeps_records, record)
             except OSError as error:
                 raise write_error(path, error) from None
             manifest.sessions += 1
@@ -326,8 +335,12 @@ def shared_keys_digest(config: Mapping[str, Any], inputs: Mapping[str, str], fre
 
 
 def run_path(name: str, config: Mapping[str, Any], inputs: Mapping[str, str], free_keys: frozenset[str]) -> Path:
-    """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
-    return Path("runs") / f"{name}-{shared_keys_digest(config, inputs, free_keys)[:8]}"
+    """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own.
+
+    `name` may be any text, such as the one a constitution gives itself.
+    """
+    folder = _NO_FOLDER_NAME.sub("-", name).strip("-.")[:80] or "run"
+    return Path("runs") / f"{folder}-{shared_keys_digest(config, inputs, free_keys)[:8]}"
 
 
 def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> list[str]:
@@ -349,10 +362,13 @@ def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> lis
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted keys, in which a mapping of a list has its place there for a name."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple) and value and all(isinstance(one, Mapping) for one in value):
+            flat |= _flat({str(place): one for place, one in enumerate(value)}, f"{prefix}{name}.")
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -4,6 +4,7 @@ A stage describes what it does as a `Job`. Its work falls into one or more phase
 engines are opened one after the other, and one whose phase has nothing left to do is not opened at all.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ class Job(Generic[InputT, ResultT, CountsT]):
     rejects: Sequence[Record]
     """Input rows that cannot be used."""
     phases: Sequence[Phase[InputT, ResultT]]
+    record: type[ResultT]
     counts_model: type[CountsT]
     other_files: tuple[str, ...]
     """Names of the files that the export writes beside the tables and the card."""
@@ -115,6 +117,7 @@ def run_job(
             command=command,
             free_keys=config.free_keys,
             other_files=job.other_files,
+            record=job.record,
             overwrite=overwrite,
         ) as run,
     ):
@@ -131,7 +134,8 @@ def run_job(
                 counts = job.export(run)
                 run.manifest.export = {**_exportable(job, run), "counts": counts.model_dump(mode="json")}
         advice = "--retry-failed tries them again, --max-failure-share allows more"
-        run.conclude(job.noun, job.total, config.max_failure_share, advice)
+        total = max(job.total, run.finished + run.failed)  # a lower limit than before leaves what it was
+        run.conclude(job.noun, total, config.max_failure_share, advice)
         return Outcome(out, run.manifest, counts, progress)
 
 
@@ -139,7 +143,7 @@ def run_facts(run: RunDir, title: str, rejects: Sequence[Reject]) -> RunFacts:
     """What the card of a run's data set, of that title, says of the run and of the input rows it could not use."""
     return RunFacts(
         title=title,
-        command=" ".join(run.manifest.command),
+        command=shlex.join(run.manifest.command),
         cai_version=__version__,
         created=run.manifest.created,
         failures=run.failures,

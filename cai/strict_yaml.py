@@ -134,7 +134,7 @@ def validation_problems(error: ValidationError, file: YamlFile, model: type[Base
         elif kind == "value_error":
             message = str(issue["ctx"]["error"])
         else:
-            message = f"{issue['msg'][0].lower()}{issue['msg'][1:]}, but the file has {_short(issue['input'])}"
+            message = f"{issue['msg'][0].lower()}{issue['msg'][1:]}, but is {_short(issue['input'])}"
         problems.append(file.problem(key, message))
     return problems
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
+from cai.prompting import Requests
 from cai.records import RevisionChain, RevisionRound
 from cai.transcript_parts import Reply, block, conversation, heading, pair, title
 from cai.visible import visible
@@ -15,7 +16,7 @@ _STYLES: Mapping[PieceKind, str] = {"same": "", "removed": "red strike", "added"
 _MARKS: Mapping[PieceKind, tuple[str, str]] = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
 
 
-def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], width: int) -> RenderableType:
+def format_chain(chain: RevisionChain, requests: Requests, width: int) -> RenderableType:
     """Lay out a chain for a Rich console of `width` columns.
 
     `requests` is what `Templates.requests` returns. Where the console has no colours, removed words stand in [-…-] and
@@ -29,7 +30,7 @@ def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], 
         parts += Reply.of("Assistant", chain.draft).lines()
     before = Reply.of("Draft", chain.draft)
     for number, round_ in enumerate(chain.rounds, 1):
-        parts += _round_head(number, round_, requests)
+        parts += _round_head(number, round_, requests(round_.principle_id, chain.prompt.topic, number))
         if round_.revision is None:
             if number == 1:
                 parts += before.lines()
@@ -41,13 +42,11 @@ def format_chain(chain: RevisionChain, requests: Mapping[str, tuple[str, str]], 
     return Group(*parts)
 
 
-def _round_head(
-    number: int, round_: RevisionRound, requests: Mapping[str, tuple[str, str]]
-) -> Iterator[RenderableType]:
+def _round_head(number: int, round_: RevisionRound, asked: tuple[str, str] | None) -> Iterator[RenderableType]:
     """The principle of a round, what it asks for, and the critique."""
     yield heading(f"Round {number} · {round_.principle_id}", "─")
     unknown = "(the constitution has no such principle)"
-    critique_request, revision_request = requests.get(round_.principle_id, (unknown, unknown))
+    critique_request, revision_request = asked or (unknown, unknown)
     if round_.critique is None:
         yield from block("Revision request", Text(visible(revision_request), style="italic"))
     else:

@@ -12,7 +12,7 @@ from cai.data.card_parts import ConstitutionFacts, RunFacts
 from cai.data.export import export_chains
 from cai.records import FinishReason, Message, Prompt, PromptKind, RevisionChain, RevisionRound, Sampling, Step, Usage
 
-REQUESTS = {
+_REQUESTS = {
     "honesty": ("Where is the reply untrue?", "Rewrite it to be true."),
     "harm": ("Where does the reply harm?", "Rewrite it without harm."),
 }
@@ -28,6 +28,11 @@ principles:
   - id: harm
     text: The reply harms nobody.
 """
+
+
+def requests(principle_id: str, topic: str | None, round_: int) -> tuple[str, str] | None:  # noqa: ARG001
+    """What `Templates.requests` gives, for principles without variables."""
+    return _REQUESTS.get(principle_id)
 
 
 def step(text: str, finish_reason: FinishReason = "stop", removed: str = "") -> Step:
@@ -109,7 +114,7 @@ def write_run(run: Path, chains: Sequence[RevisionChain]) -> None:
 
 def export(run: Path, chains: Iterable[RevisionChain], test_share: float = 0.0, **changes: Any) -> ExportCounts:
     run.mkdir(exist_ok=True)
-    return export_chains(chains, run, requests=REQUESTS, test_share=test_share, seed=7, card=facts(**changes))
+    return export_chains(chains, run, requests=requests, test_share=test_share, seed=7, card=facts(**changes))
 
 
 def header(run: Path) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def certificate(
         labels,
         judge=judge(**changes),
         gold_set=GoldSet(name=name, sha256="s" * 64, rows=len(labels)),
+        fitted_scale=None,
         failures=failures or {},
         seconds=seconds,
         seed=1,

@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_samples import rows
+from click.testing import CliRunner
+from pydantic import ValidationError
 from rich.console import Console
 
+from cai.assets import asset_dir
+from cai.cli.show import show
 from cai.critique import CritiqueReviseConfig
 from cai.critique_run import critique_revise, load_inputs, read_inputs
 from cai.data.card import ExportCounts
@@ -62,6 +67,36 @@ def test_helpful_prompts_are_mixed_in_at_the_ratio(tmp_path: Path, script: Path)
     ]  # fmt: skip
     inputs = load_inputs(found)
     assert (inputs.red_team, inputs.helpful, inputs.calls) == (6, 3, 6 * 3 + 3)
+
+
+def test_helpful_prompts_never_take_the_place_of_red_team_ones(tmp_path: Path, script: Path) -> None:
+    for name, text, count in (("r.jsonl", "attack", 6), ("h.jsonl", "help", 12)):
+        rows = [{"id": str(n), "prompt": f"{text} {n}"} for n in range(count)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = config(script, prompts=str(tmp_path / "r.jsonl"), helpful=str(tmp_path / "h.jsonl"), helpful_ratio=0.5)
+    inputs = load_inputs(found)
+    assert (inputs.red_team, inputs.helpful, len(inputs.rejects)) == (6, 3, 6)
+    assert [(prompt.kind, prompt.id) for prompt in read_inputs(found)] == [
+        ("red_team", "0"), ("red_team", "1"), ("helpful", "6"), ("red_team", "2"), ("red_team", "3"), ("helpful", "7"),
+        ("red_team", "4"), ("red_team", "5"), ("helpful", "8"),
+    ]  # fmt: skip
+    part = load_inputs(found.model_copy(update={"limit": 2}))
+    assert (part.red_team, part.helpful) == (2, 1)
+
+
+def test_a_conversation_of_both_files_is_an_attack(tmp_path: Path, script: Path) -> None:
+    for name, texts in (("r.txt", ["one", "two", "both"]), ("h.txt", ["both", "three"])):
+        (tmp_path / name).write_text("".join(f"{text}\n" for text in texts))
+    found = config(script, prompts=str(tmp_path / "r.txt"), helpful=str(tmp_path / "h.txt"), helpful_ratio=1)
+    assert [(prompt.kind, prompt.messages[0].content) for prompt in read_inputs(found)] == [
+        ("red_team", "one"), ("helpful", "three"), ("red_team", "two"), ("red_team", "both"),
+    ]  # fmt: skip
+
+
+def test_a_ratio_without_end_is_refused(tmp_path: Path, script: Path) -> None:
+    red = prompts(tmp_path / "r.jsonl", 2)
+    with pytest.raises(ValidationError, match="finite number"):
+        load_inputs(config(script, prompts=str(red), helpful_ratio=float("inf")))
 
 
 def test_a_limit_takes_a_beginning_of_the_whole(tmp_path: Path, script: Path) -> None:
@@ -171,6 +206,58 @@ def test_the_frozen_constitution_is_the_one_the_records_name(tmp_path: Path, scr
     run(config(script, prompts=red, constitution="health", helpful_ratio=0), tmp_path / "run")
     frozen = load_constitution(str(tmp_path / "run/constitution.yaml"))
     assert frozen.sha256 == next(iter(read_chains(tmp_path / "run"))).constitution_sha256
+
+
+def test_the_requests_that_are_exported_and_shown_are_those_the_model_was_asked(tmp_path: Path, script: Path) -> None:
+    script.write_text('answers: [{when: "^question", say: "Draft."}, {say: "Asked: {request}"}]')
+    (tmp_path / "own.yaml").write_text(
+        "{name: own, version: '1', description: d, principles: [{id: p, "
+        "critique: 'Round {{ round }} of {{ rounds }}: what is wrong about {{ topic }}?', "
+        "revision: 'Round {{ round }}: mend {{ topic }}.'}]}"
+    )
+    (tmp_path / "prompts.jsonl").write_text('{"id": "q", "topic": "drugs", "prompt": "question 1 about drugs"}\n')
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    worded = (asset_dir("prompts") / "templates/critique.j2").read_text()
+    (templates / "critique.j2").write_text(
+        worded.replace("{{ principle.critique }}", "My words: {{ principle.critique }}")
+    )
+    found = config(
+        script,
+        constitution=str(tmp_path / "own.yaml"),
+        prompts=str(tmp_path / "prompts.jsonl"),
+        helpful_ratio=0,
+        rounds=2,
+        templates=templates,
+    )
+    out = tmp_path / "run"
+    run(found, out)
+    critiques = [
+        "My words: Round 1 of 2: what is wrong about drugs?",
+        "My words: Round 2 of 2: what is wrong about drugs?",
+    ]
+    [chain] = read_chains(out)
+    for round_, critique, number in zip(chain.rounds, critiques, (1, 2), strict=True):
+        assert round_.critique is not None
+        assert round_.revision is not None
+        assert critique in round_.critique.text
+        assert f"Round {number}: mend drugs." in round_.revision.text
+
+    [row] = rows(out, "llm_swarm")
+    assert (row["critic_prompt"], row["revision_prompt"]) == (critiques[1], "Round 2: mend drugs.")
+    shown = CliRunner().invoke(show, [str(out)], env={"COLUMNS": "99"})
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    assert [lines[place + 1] for place, line in enumerate(lines) if line == "Critique request"] == critiques
+    assert shown.stderr == ""
+
+    (templates / "critique.j2").unlink()
+    again = CliRunner().invoke(show, [str(out)])
+    assert "Round 2 of 2: what is wrong about drugs?" in again.stdout
+    assert again.stderr == (
+        "Note: the templates are no longer those of this run; its requests may have been worded otherwise.\n"
+    )
+    templates.rmdir()
+    assert CliRunner().invoke(show, [str(out)]).stderr == again.stderr
 
 
 def test_an_estimate_equals_the_run_where_every_reply_has_the_same_length(tmp_path: Path, script: Path) -> None:

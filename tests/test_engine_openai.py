@@ -173,10 +173,21 @@ def test_the_environments_base_url_is_the_default(monkeypatch: pytest.MonkeyPatc
     assert server.requests[0].path == "/v1/chat/completions"
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://"])
-def test_a_base_url_that_is_no_address_is_an_error(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000/v1",
+        "ftp://host/v1",
+        "http://",
+        "http://localhost:80a0/v1",
+        "http://localhost:99999/v1",
+        "http://[::1/v1",
+    ],
+)
+def test_a_base_url_that_is_no_address_is_an_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(ConfigError, match="is not an address such as"):
-        asyncio.run(open_openai(EngineConfig(engine="openai", base_url=(url,))))
+        run()
 
 
 def test_a_password_in_the_environments_base_url_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:

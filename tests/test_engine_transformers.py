@@ -131,6 +131,16 @@ def test_each_row_keeps_its_own_limit_and_stop_string(folder: Path) -> None:
     assert stopped.usage.completion_tokens < 14
 
 
+def test_a_stopped_reply_costs_the_same_alone_and_in_a_batch(folder: Path) -> None:
+    free = Sampling(max_tokens=40, temperature=0)
+    text = ask(folder, ["Go on."], [free])[0].text
+    stop = Sampling(max_tokens=40, temperature=0, stop=(text[3:5],))
+    alone = ask(folder, ["Go on."], [stop])[0]
+    beside = ask(folder, ["Go on.", "No end."], [stop, free])[0]
+    assert (beside.text, beside.finish_reason, beside.usage) == (alone.text, "stop", alone.usage)
+    assert alone.usage.completion_tokens < 40
+
+
 def test_an_end_token_ends_the_reply(folder: Path, tmp_path: Path) -> None:
     # The third greedy token becomes the end token of an otherwise equal model.
     third = reference(folder, "Go on.", 3)[2]
@@ -254,6 +264,18 @@ def test_wrong_names_are_explained(
 
     with pytest.raises(CaiError, match=message):
         with_engine(EngineConfig(**{"model": str(folder), **options}), asyncio.sleep)
+
+
+@pytest.mark.parametrize("part", ["model", "adapter_model"])
+def test_a_file_of_weights_that_was_cut_off_is_explained(tmp_path: Path, part: str) -> None:
+    peft = pytest.importorskip("peft")
+    model, lora = save_tiny_model(tmp_path / "tiny"), tmp_path / "lora"
+    base = transformers.AutoModelForCausalLM.from_pretrained(model)
+    peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], r=4)).save_pretrained(lora)
+    weights = next(tmp_path.glob(f"*/{part}.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(EngineError, match=f"{weights.parent.name} .*incomplete metadata"):
+        ask(model, ["q"], [GREEDY], adapter=lora)
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from chain_samples import REQUESTS, chain, export, facts, header, many, round_, rows, step
+from chain_samples import chain, export, facts, header, many, requests, round_, rows, step
 
 from cai.data.export import export_chains
 from cai.errors import RunDirError
@@ -181,7 +181,7 @@ def test_the_split_depends_on_prompt_and_seed_only_and_a_larger_share_keeps_the_
     def test_side(name: str, chains: list[RevisionChain], share: float, seed: int = 7) -> set[str]:
         run = tmp_path / name
         run.mkdir()
-        export_chains(chains, run, requests=REQUESTS, test_share=share, seed=seed, card=facts())
+        export_chains(chains, run, requests=requests, test_share=share, seed=seed, card=facts())
         return {row["id"] for row in rows(run, "pairs", "test")}
 
     small = test_side("small", many(100), 0.2)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_samples import REQUESTS, chain, facts, round_
+from chain_samples import chain, facts, requests, round_
 from trl_trainers import first_loss, pair_texts, tokenizer, trained
 
 from cai.data.export import export_chains
@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n in range(8)
     ]
     chains.append(chain("egg", prompt=("question egg",), draft="eight minutes", kind="helpful"))
-    export_chains(chains, folder, requests=REQUESTS, test_share=0.0, seed=7, card=facts())
+    export_chains(chains, folder, requests=requests, test_share=0.0, seed=7, card=facts())
     return folder
 
 

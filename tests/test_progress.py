@@ -28,43 +28,62 @@ def made(total: int, done: int = 0, *, terminal: bool = False) -> tuple[StagePro
 
 def test_rate_and_time_left_are_those_of_this_session() -> None:
     progress, clock, _ = made(total=100, done=40)
-    for _ in range(10):
-        progress.step(Usage(prompt_tokens=9, completion_tokens=300))
-        progress.finished()
-    clock.now += 60
+    with progress:
+        for _ in range(10):
+            progress.step(Usage(prompt_tokens=9, completion_tokens=300))
+            progress.finished()
+        clock.now += 60
     assert progress.seconds == 60
     assert (progress.done, progress.calls, progress.usage.prompt_tokens) == (50, 10, 90)
     assert progress.status() == "10.0/min · 5 min left · 3,000 tokens (50/s)"
 
 
+def test_the_loading_of_models_counts_towards_the_session_and_not_the_rate() -> None:
+    progress, clock, _ = made(total=40)
+    for _ in range(2):  # two phases, each with its model
+        clock.now += 300
+        with progress:
+            for _ in range(10):
+                clock.now += 6
+                progress.step(Usage(completion_tokens=60))
+                progress.finished()
+            assert progress.status().startswith("10.0/min")
+    assert progress.seconds == 720
+    assert progress.status() == "10.0/min · 2 min left · 1,200 tokens (10/s)"
+
+
 def test_failures_are_shown_and_count_as_settled() -> None:
     progress, clock, _ = made(total=20)
-    for _ in range(8):
-        progress.finished()
-    progress.failure()
-    progress.failure()
-    clock.now += 30
+    with progress:
+        for _ in range(8):
+            progress.finished()
+        progress.failure()
+        progress.failure()
+        clock.now += 30
     assert progress.status() == "20.0/min · 30 s left · 2 failed"
 
 
 def test_a_remark_ends_the_line() -> None:
     progress, clock, _ = made(total=2)
-    progress.finished()
-    progress.remark = "loss 0.69"
-    clock.now += 60
+    with progress:
+        progress.finished()
+        progress.remark = "loss 0.69"
+        clock.now += 60
     assert progress.status() == "1.0/min · 60 s left · loss 0.69"
 
 
 def test_nothing_is_foretold_before_the_first_item() -> None:
     progress, clock, _ = made(total=20)
-    clock.now += 5
+    with progress:
+        clock.now += 5
     assert progress.status() == "0.0/min · … left"
 
 
 def test_no_time_is_left_in_the_end() -> None:
     progress, clock, _ = made(total=1)
-    progress.finished()
-    clock.now += 6
+    with progress:
+        progress.finished()
+        clock.now += 6
     assert progress.status() == "10.0/min"
 
 

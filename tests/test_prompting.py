@@ -131,11 +131,13 @@ def test_critique_and_revision_share_all_messages_but_the_last_two(templates: Te
 def test_requests_stand_in_the_messages_as_they_are_exported(templates: Templates, hhh: Constitution) -> None:
     requests = templates.requests(hhh.model_copy(update={"principles": (WORDED, STATED)}), 4)
     for principle in (WORDED, STATED):
-        critique, revision = requests[principle.id]
+        critique, revision = requests(principle.id, None, 1) or ("", "")
+        assert critique
         assert critique in templates.critique(SINGLE, principle, may_be_clean=False).content
         assert revision in templates.revision(SINGLE, principle, "It is vague.").content
         assert revision in templates.revision(SINGLE, principle, None).content
         assert critique != revision
+    assert requests("gone", None, 1) is None
 
 
 def test_nothing_inside_a_fence_can_close_it() -> None:

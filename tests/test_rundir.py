@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from labels import judgement, label
 
 from cai import rundir
 from cai.errors import RunDirError
 from cai.journal import partial_path, read_lines
-from cai.records import Failure, StageRecord, Usage
-from cai.rundir import Manifest, RunDir, read_manifest, read_records, shared_keys_digest
+from cai.records import Failure, ResponseSample, StageResult, Step, Usage
+from cai.rundir import Manifest, RunDir, read_manifest, read_records, run_path, shared_keys_digest
 
 
-class Note(StageRecord):
+class Note(StageResult):
     """A small record of a stage."""
 
     text: str
-    usage: Usage = Usage()
+    spent: Usage = Usage()
+
+    @property
+    def usage(self) -> Usage:
+        return self.spent
 
 
 CONFIG: dict[str, Any] = {"rounds": 4, "limit": None, "engine": {"model": "small", "tags": ["a"]}}
@@ -33,12 +38,13 @@ def opened(path: Path, **changes: Any) -> RunDir:
         "inputs": {"constitution": "c1", "prompts": "p1"},
         "seed": 0,
         "free_keys": frozenset({"limit", "engine.device"}),
+        "record": Note,
     }
     return RunDir.open(path, **{**asked, **changes})
 
 
 def note(id: str, index: int = 0, text: str = "text") -> Note:
-    return Note(id=id, index=index, text=text, usage=SPENT)
+    return Note(id=id, index=index, text=text, spent=SPENT)
 
 
 def failure(id: str, reason: str = "timeout") -> Failure:
@@ -257,6 +263,20 @@ def test_free_keys_may_change_and_the_manifest_tells_the_last_value(tmp_path: Pa
     assert (found.config["limit"], found.command) == (9, ("cai", "again"))
 
 
+def test_of_a_list_of_parts_the_keys_that_differ_are_named_and_may_be_free(tmp_path: Path) -> None:
+    def of(url: str, weight: float) -> dict[str, Any]:
+        rewards = [{"function": "length"}, {"judge": {"urls": [url]}, "weight": weight}]
+        return {"config": {"rewards": rewards, "none": []}, "free_keys": frozenset({"rewards.1.judge.urls"})}
+
+    for url in ("here", "there"):
+        with opened(tmp_path, **of(url, 1.0)) as run:
+            assert run.manifest.config == of(url, 1.0)["config"]
+    with pytest.raises(
+        RunDirError, match=r"another configuration: rewards\.1\.weight is 0\.5, was 1\.0\. Give another"
+    ):
+        opened(tmp_path, **of("there", 0.5))
+
+
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
     with opened(tmp_path, other_files=("pairs.jsonl",)) as run:
         run.append(note("a"), SPENT)
@@ -323,6 +343,29 @@ def test_tokens_of_a_session_that_was_killed_are_counted(tmp_path: Path) -> None
     assert read_manifest(tmp_path).usage == SPENT + SPENT + SPENT
 
 
+def test_calls_of_a_killed_session_count_once_whatever_part_of_the_record_they_stand_in(tmp_path: Path) -> None:
+    written = Step(text="x", finish_reason="stop", usage=Usage(prompt_tokens=50, completion_tokens=40), seed=1)
+    whole = Usage(prompt_tokens=140, completion_tokens=40)  # of 90 tokens for the answer, and the rationale
+    reasoned = label("a", judgement(0.6, usage=whole).model_copy(update={"rationales": (written,)}))
+    rated = ResponseSample(
+        id="b",
+        index=1,
+        prompt=reasoned.comparison.prompt,
+        policy="p",
+        replies=(written,),
+        ratings=(0.5,),
+        rating_usage=Usage(prompt_tokens=100, completion_tokens=1),
+        model="m",
+        seed=0,
+    )
+    for record, spent in ((reasoned, whole), (rated, Usage(prompt_tokens=150, completion_tokens=41))):
+        with opened(tmp_path / record.id, record=type(record)) as run:
+            run.append(record, record.usage)
+            # killed here: the manifest is as the session found it
+        with opened(tmp_path / record.id, record=type(record)) as run:
+            assert run.manifest.usage == spent
+
+
 def test_the_manifest_is_saved_while_records_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as run:
         run.append(note("a"), SPENT)
@@ -384,9 +427,28 @@ def test_the_digest_follows_all_that_results_depend_on() -> None:
     assert digest(CONFIG, {"prompts": "q"}) != same
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("hhh", "hhh"),
+        ("two-v1.2 ü", "two-v1.2-ü"),
+        ("../../../x", "x"),
+        ("/tmp/x", "tmp-x"),
+        ("a/b\\c\x00d", "a-b-c-d"),
+        ("..", "run"),
+        ("", "run"),
+        ("x" * 300, "x" * 80),
+    ],
+)
+def test_the_name_of_a_run_is_one_folder_below_runs(name: str, folder: str) -> None:
+    path = run_path(name, {}, {}, frozenset())
+    assert path.parent == Path("runs")
+    assert path.name.rpartition("-")[0] == folder
+
+
 def test_200_000_records_are_known_again(tmp_path: Path) -> None:
     fill(tmp_path)
-    line = b'{"id":"n%d","index":%d,"text":"t","usage":{"prompt_tokens":1,"cached_tokens":0,"completion_tokens":2}}\n'
+    line = b'{"id":"n%d","index":%d,"text":"t","spent":{"prompt_tokens":1,"cached_tokens":0,"completion_tokens":2}}\n'
     with (tmp_path / "records.jsonl").open("wb") as file:
         file.writelines(line % (n, n) for n in range(200_000))
     with opened(tmp_path) as run:

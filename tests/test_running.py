@@ -1,6 +1,7 @@
 """The life of a run: which engines are opened, what is done again, when the data set is written, how a run ends."""
 
 import json
+import shlex
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from cai.engines import Engine
 from cai.errors import ConfigError, StageError
 from cai.records import Message, Sampling, StageResult, Usage
 from cai.rundir import RunDir, read_manifest, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
 from cai.stage import OnStep, WorkItem
 
 
@@ -105,6 +106,7 @@ class Bench:
             total=len(self.names) * len(range(self.words)[: self.config.limit]),
             rejects=(),
             phases=[self.phase(place) for place in range(len(self.names))],
+            record=Echo,
             counts_model=EchoCounts,
             other_files=("echoes.txt",),
             export=self.export,
@@ -197,6 +199,21 @@ def test_a_raised_limit_goes_on_and_keeps_the_order_of_the_input(tmp_path: Path)
     assert bench.texts() == ["first word 0", "second word 0", "first word 1", "second word 1"]
 
 
+def test_tokens_of_a_session_that_was_killed_are_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.run()
+    manifest = read_manifest(tmp_path / "run")
+    manifest.counts["finished"], manifest.usage = 2, Usage(completion_tokens=6)
+    (tmp_path / "run/manifest.json").write_text(manifest.model_dump_json())
+    assert bench.run().manifest.usage == Usage(completion_tokens=18)
+
+
+def test_the_card_shows_a_command_that_a_shell_takes(tmp_path: Path) -> None:
+    command = ("cai", "sample", "--stop", "\n\nHuman:", "--out", "my run")
+    with RunDir.open(tmp_path, stage="echo", config={}, inputs={}, seed=0, command=command) as run:
+        assert shlex.split(run_facts(run, "title", ()).command) == [*command]
+
+
 def test_too_many_failures_fail_the_run_in_its_own_words(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.script("first", fails="word 2")
@@ -208,6 +225,14 @@ def test_too_many_failures_fail_the_run_in_its_own_words(tmp_path: Path) -> None
     )
     assert read_manifest(tmp_path / "run").state == "failed"
     assert len(bench.texts()) == 5, "what succeeded is exported all the same"
+
+
+def test_a_lower_limit_does_not_fail_a_run_that_ended_well(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, words=10)
+    bench.script("first", fails="word 2")
+    assert bench.run().manifest.state == "finished", "1 of 20 echoes failed"
+    bench.config = StageConfig(limit=3)
+    assert bench.run().manifest.state == "finished"
 
 
 def test_a_run_that_cannot_go_on_is_stopped_and_keeps_what_is_finished(tmp_path: Path) -> None:

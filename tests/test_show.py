@@ -2,7 +2,7 @@ import io
 from pathlib import Path
 
 import pytest
-from chain_samples import REQUESTS, chain, round_, step, turns, write_run
+from chain_samples import chain, requests, round_, step, turns, write_run
 from click.testing import CliRunner, Result
 from rich.console import Console
 
@@ -38,7 +38,7 @@ def lines(result: Result) -> list[str]:
 def rendered(one: RevisionChain, width: int = 80, colour: bool = False) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=colour, color_system="truecolor" if colour else None)
-    console.print(format_chain(one, REQUESTS, width))
+    console.print(format_chain(one, requests, width))
     return out.getvalue()
 
 

@@ -280,6 +280,15 @@ def test_a_stage_without_transcripts_is_one_clear_error(tmp_path: Path) -> None:
         run_show(run)
 
 
+@pytest.mark.parametrize("stage", ["evaluate", "red-team"])
+def test_who_looks_for_transcripts_that_are_on_pages_alone_is_told_where_they_are(stage: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", stage, [])
+    with pytest.raises(
+        RunDirError, match=f"is a run of {stage}, whose transcripts `cai report .*run` shows; `cai show"
+    ):
+        run_show(run)
+
+
 @pytest.mark.parametrize(("stage", "noun"), [("judge-check", "label"), ("sample", "sample"), ("contrast", "contrast")])
 def test_a_run_without_records_says_what_it_lacks(tmp_path: Path, stage: str, noun: str) -> None:
     run = write_run(tmp_path, stage, [])

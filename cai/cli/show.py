@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import islice
@@ -14,7 +15,7 @@ from rich.console import Console, RenderableType
 
 from cai.constitution import Constitution, load_constitution
 from cai.data.chains import find_result, has_torn_line, read_results
-from cai.errors import ConfigError, RunDirError
+from cai.errors import ConfigError, RunDirError, TemplateError
 from cai.label_transcripts import format_contrast, format_label, format_sample, is_wrong
 from cai.prompting import Templates
 from cai.records import ContrastSample, Label, ResponseSample, RevisionChain, StageResult
@@ -37,7 +38,18 @@ class _Kind:
 
 
 def _chains(run: Path) -> Layout:
-    requests = Templates().requests(_constitution(run), rounds=1)
+    templates, rounds = Templates(), 1
+    if (run / "manifest.json").exists():
+        manifest = read_manifest(run)
+        rounds = manifest.config.get("rounds", rounds)
+        with suppress(TemplateError):  # the run's own are gone: the shipped ones have to do
+            templates = Templates(Path(manifest.config["templates"]) if manifest.config.get("templates") else None)
+        if templates.sha256 != manifest.inputs.get("templates"):
+            click.echo(
+                "Note: the templates are no longer those of this run; its requests may have been worded otherwise.",
+                err=True,
+            )
+    requests = templates.requests(_constitution(run), rounds)
     return lambda chain, width: format_chain(chain, requests, width)
 
 
@@ -116,14 +128,18 @@ def _stage(run: Path) -> str:
     """The stage of a run, by its manifest; records that lie there without one are taken for chains.
 
     Raises:
-        RunDirError: the manifest is broken, or of a stage without transcripts.
+        RunDirError: the manifest is broken, or of a stage without transcripts for the terminal.
     """
     if not (run / "manifest.json").exists():
         return "critique-revise"
     stage = read_manifest(run).stage
     if stage not in _KINDS:
+        from cai.report.transcribing import ON_PAGES_ALONE  # loads numpy, for which other runs need not wait
+
         known = ", ".join(_KINDS)
-        raise RunDirError(f"{run} is a run of {stage}, which has no transcripts; `cai show` reads runs of {known}")
+        elsewhere = f"whose transcripts `cai report {shlex.quote(str(run))}` shows"
+        which = elsewhere if stage in ON_PAGES_ALONE else "which has no transcripts"
+        raise RunDirError(f"{run} is a run of {stage}, {which}; `cai show` reads runs of {known}")
     return stage
 
 

@@ -90,6 +90,9 @@ def sft(rounds: str | None, **options: Any) -> None:
     from cai.train.plan import plan_sft
     from cai.train.policy import train_sft
 
+    if rounds is not None and not options["data"]:
+        raise click.UsageError("--rounds speaks of --data; in a --config file, set `rounds` at the source")
+    _check_added(options, "mix", "ratio")
     run = {} if rounds is None else {"rounds": rounds}
     options["data"] = [{"path": path, **run} for path in options["data"]]
     options["data"] += [{"path": path, "ratio": ratio} for path, ratio in options.pop("mix")]
@@ -134,7 +137,17 @@ def dpo(**options: Any) -> None:
 train.add_command(ppo)
 
 
+def _check_added(options: Mapping[str, Any], name: str, key: str) -> None:
+    """Refuse sources of the option `name` where they would take the place of a file's, whose `key` says the same."""
+    if options[name] and options["config_file"] and not options["data"]:
+        raise click.UsageError(
+            f"--{name} adds to --data; add the source to `data` of the --config file, with its `{key}`, or give --data "
+            "too, which takes the place of the file's"
+        )
+
+
 def _weighted(options: dict[str, Any]) -> None:
+    _check_added(options, "weighted", "weight")
     options["data"] = [{"path": path} for path in options["data"]]
     options["data"] += [{"path": path, "weight": weight} for path, weight in options.pop("weighted")]
 

@@ -12,7 +12,6 @@ from cai.data.tables import (
     SFT,
     TABLES,
     PairState,
-    Requests,
     SftRow,
     pair_row,
     pair_state,
@@ -21,6 +20,7 @@ from cai.data.tables import (
     swarm_row,
     swarm_split,
 )
+from cai.prompting import Requests
 from cai.records import RevisionChain
 
 

@@ -1,14 +1,11 @@
 """The tables that a critique-revise run is exported as: what a row holds and how it follows from a chain."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 from cai.data.dataset import Row, Table, conversation_chars
 from cai.errors import RunDirError
+from cai.prompting import Requests
 from cai.records import Message, Prompt, RevisionChain, Step, stable_seed
-
-Requests = Mapping[str, tuple[str, str]]
-"""Principle id → (critique request, revision request), as the constitution words them."""
 
 
 class SftRow(Row):
@@ -184,13 +181,15 @@ def swarm_row(chain: RevisionChain, requests: Requests) -> SwarmRow:
     Raises:
         RunDirError: the chain names a principle that `requests` lacks.
     """
-    last = next(round_ for round_ in reversed(chain.rounds) if round_.revision is not None)
-    if last.principle_id not in requests:
+    number = max(number for number, round_ in enumerate(chain.rounds, 1) if round_.revision is not None)
+    last = chain.rounds[number - 1]
+    asked = requests(last.principle_id, chain.prompt.topic, number)
+    if asked is None:
         raise RunDirError(
             f"record {chain.id} names the principle `{last.principle_id}`, which the run's constitution lacks; "
             "restore constitution.yaml as the run wrote it"
         )
-    critique_request, revision_request = requests[last.principle_id]
+    critique_request, revision_request = asked
     last_turn = chain.prompt.messages[-1].content
     revised = _with_reply(chain.prompt, chain.final)
     return SwarmRow(

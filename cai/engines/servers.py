@@ -116,12 +116,16 @@ def checked_url(text: str) -> str:
     Raises:
         ConfigError: it is not the address of a server, or has a password in it, which would end up in the manifest.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        if holds_password(text):
+            raise ConfigError(
+                f"the base_url of {parts.hostname} holds a user name or password; put the key into an environment "
+                "variable and name it by api_key_env"
+            )
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of its port, or of an IPv6 address
+        usable = False
+    if not usable:
         raise ConfigError(f"base_url {text!r} is not an address such as http://localhost:8000/v1")
-    if holds_password(text):
-        raise ConfigError(
-            f"the base_url of {parts.hostname} holds a user name or password; put the key into an environment "
-            "variable and name it by api_key_env"
-        )
     return text.rstrip("/")

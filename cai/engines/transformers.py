@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -278,6 +279,8 @@ class TransformersEngine:
 
     def _reply(self, request: _Request, tokens: list[int], cached: int) -> Generation:
         end = next((place for place, token in enumerate(tokens) if token in self._eos), None)
+        while end is None and tokens and tokens[-1] == self._pad:  # it stopped before others of its batch
+            tokens.pop()
         limit = request.sampling.max_tokens
         finish: FinishReason = "stop" if end is not None and end < limit else "length"
         kept = tokens[: min(limit, len(tokens) if end is None else end)]
@@ -402,7 +405,7 @@ def _load(config: EngineConfig) -> tuple[Any, Any]:
         return model.to(device).eval(), tokenizer
     except torch.OutOfMemoryError:
         raise EngineError(f"{name} does not fit in the memory of {device}; choose a smaller model or dtype") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise EngineError(f"the model {name} cannot be loaded: {first_sentence(error)}") from None
 
 
@@ -412,7 +415,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
 
     try:
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise EngineError(f"the adapter {adapter} does not fit this model: {first_sentence(error)}") from None
 
 

@@ -7,6 +7,7 @@ comparisons.jsonl    the comparisons with a label, the preferred response as `go
 constitution.yaml    the principles that the raters read
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -153,7 +154,7 @@ def export_ratings(
             facts = ExportFacts(
                 run=RunFacts(
                     title=f"Preferences of {_people(inputs.raters)}",
-                    command=" ".join(command),
+                    command=shlex.join(command),
                     cai_version=__version__,
                     created=run.manifest.updated,
                     failures={},

@@ -4,6 +4,7 @@ A source is read twice: once to count votes and rejects, and once to write the c
 their ids and votes and not with their texts.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ def import_preferences(
             facts = ImportFacts(
                 run=RunFacts(
                     title=f"Preferences from {Path(config.path).name}",
-                    command=" ".join(command),
+                    command=shlex.join(command),
                     cai_version=__version__,
                     created=run.manifest.created,
                     failures={},

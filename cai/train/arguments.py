@@ -1,7 +1,6 @@
 """From our configurations to TRL's own arguments."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +45,9 @@ def trainer_arguments(plan: "Plan[Any, Any]", folder: Path, seed: int) -> Any:
     config: TrlConfig = plan.config
     same = {name: getattr(config, name) for name in _SAME}
     try:
-        arguments = _ARGUMENTS[plan.kind](
-            **{**same, **_common(plan, folder), **_own(plan), "seed": seed}, **config.trainer
-        )
+        return _ARGUMENTS[plan.kind](**{**same, **_common(plan, folder), **_own(plan), "seed": seed}, **config.trainer)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"TRL does not take these arguments: {' '.join(str(error).split())}") from None
-    step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    epoch = math.ceil(len(plan.train.items) / step)
-    arguments.eval_steps = config.eval_steps or epoch
-    if config.load_best_model_at_end and config.eval_steps is None:
-        arguments.save_steps = epoch
-    return arguments
 
 
 def _common(plan: "Plan[Any, Any]", folder: Path) -> dict[str, Any]:
@@ -66,10 +57,11 @@ def _common(plan: "Plan[Any, Any]", folder: Path) -> dict[str, Any]:
         "use_cpu": training_device(config).type == "cpu",
         "bf16": trains_in_bf16(config),
         "eval_strategy": "steps" if plan.test.items else "no",
-        "eval_steps": 1,  # set below, where the number of steps in an epoch is known
+        "eval_steps": 1,  # `AskedSteps` sets it, once the number of steps in an epoch is known
         "save_strategy": "steps",
         "save_total_limit": None,  # `CheckpointKeeper` removes old ones
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it logs another number where the loss is none
         "disable_tqdm": True,
         "report_to": [name for name in config.report_to if name not in ("tensorboard", "none")],
         "dataloader_pin_memory": training_device(config).type == "cuda",
@@ -97,9 +89,11 @@ def check_further(kind: Kind, config: TrlConfig) -> None:
     """Check the names of the arguments in `trainer`.
 
     Raises:
-        ConfigError: TRL does not know one of them, or it is an option of its own or for the run to set.
+        ConfigError: TRL does not know one of them, it is an option of its own or for the run to set, or the loss does
+            not read it.
     """
     known = {field.name for field in dataclasses.fields(_ARGUMENTS[kind])}
+    soft = isinstance(config, DpoConfig) and config.loss_type == "soft"
     problems = []
     for name in config.trainer:
         if name in type(config).model_fields or name in _SET_HERE:
@@ -107,6 +101,9 @@ def check_further(kind: Kind, config: TrlConfig) -> None:
             problems.append(Problem(message, key=f"trainer.{name}"))
         elif name not in known:
             message = f"is no argument of TRL's trainer{nearest(name, sorted(known))}"
+            problems.append(Problem(message, key=f"trainer.{name}"))
+        elif soft and name in _OF_TRLS_LOSSES:
+            message = "has no effect on loss_type soft; name one of TRL's losses"
             problems.append(Problem(message, key=f"trainer.{name}"))
     if problems:
         raise ConfigError(problems)
@@ -117,6 +114,7 @@ _SET_HERE = (
     "eval_strategy",
     "save_strategy",
     "logging_first_step",
+    "logging_nan_inf_filter",
     "disable_tqdm",
     "dataloader_pin_memory",
     "run_name",
@@ -126,3 +124,15 @@ _SET_HERE = (
     "remove_unused_columns",
 )
 """Arguments of TRL that are no options here, since the run depends on them."""
+
+_OF_TRLS_LOSSES = (
+    "discopop_tau",
+    "f_alpha_divergence_coef",
+    "f_divergence_type",
+    "label_smoothing",
+    "ld_alpha",  # in the reference's log-probabilities it would have an effect, a wrong one
+    "loss_weights",
+    "router_aux_loss_coef",
+    "use_weighting",
+)
+"""Arguments of TRL's DPO that its losses read, and ours on soft labels does not."""

@@ -1,6 +1,7 @@
 """What happens while a trainer works: progress is shown, metrics are written down, Ctrl-C ends in a checkpoint."""
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -79,6 +80,27 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         write_file(self._path, "".join(f"{json.dumps(entry)}\n" for entry in state.log_history))
+
+
+class AskedSteps(TrainerCallback):  # type: ignore[misc]
+    """Has the trainer log, evaluate and save at the steps that this session asks for."""
+
+    def __init__(self, eval_steps: int | None) -> None:
+        """Evaluate after so many steps; None: after each epoch."""
+        self._eval_steps = eval_steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, train_dataloader: Any, **_: object) -> None:
+        """Training begins, or goes on with the steps of the session that wrote the checkpoint."""
+        del control
+        epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        args.eval_steps = self._eval_steps or epoch
+        state.compute_steps(args, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+        """One step of the optimiser is done; the best weights can be kept where an evaluation has a checkpoint."""
+        del state
+        if args.load_best_model_at_end and control.should_evaluate:
+            control.should_save = True
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cai.config import Positive, Share, StrictModel
 from cai.data.demonstration_source import DemonstrationSource
@@ -71,7 +71,7 @@ class TrainConfig(StrictModel):
     per_device_train_batch_size: Positive = 8
     weight_decay: Rate = 0.0
     max_grad_norm: Rate = 1.0
-    """Norm to which gradients are cut."""
+    """Norm to which gradients are cut; 0 leaves them as they are."""
     max_length: Positive | None = None
     """Longest conversation in tokens. Default: 1024, or the model's context where that is shorter. Of a longer
     conversation the oldest turns of the prompt are left out; where the last turn and the response alone are longer, the
@@ -92,8 +92,12 @@ class TrainConfig(StrictModel):
     report_to: tuple[str, ...] = ("tensorboard",)
     """Trackers that metrics are sent to: `tensorboard`, `wandb`, … `none` for none. They are in metrics.jsonl too."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "report_to"})
-    """Keys that may change when a run goes on: its weights do not depend on them."""
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "report_to"})
+
+    @property
+    def free_keys(self) -> frozenset[str]:
+        """Keys that may change when a run goes on: its weights do not depend on them."""
+        return self.IDLE_KEYS
 
 
 class TrlConfig(TrainConfig):
@@ -112,22 +116,13 @@ class TrlConfig(TrainConfig):
     eval_steps: Positive | None = None
     """Steps between two evaluations on the held-out rows. Default: at the end of each epoch."""
     load_best_model_at_end: bool = False
-    """Keep the weights of the best evaluation instead of the last ones."""
+    """Keep the weights of the best evaluation instead of the last ones. Each evaluation then has a checkpoint."""
     metric_for_best_model: str = "loss"
     """Metric of the held-out rows that says which is the best; `loss` is the better the lower it is."""
     trainer: Mapping[str, Any] = {}
     """Further arguments of the trainer, by the names that they have in TRL."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = TrainConfig.FREE_KEYS | {"logging_steps"}
-
-    @model_validator(mode="after")
-    def _best_is_evaluated(self) -> Self:
-        if self.eval_steps is not None and self.load_best_model_at_end and self.save_steps % self.eval_steps:
-            raise ValueError(
-                f"load_best_model_at_end needs a checkpoint at an evaluation: save_steps ({self.save_steps}) must be a "
-                f"multiple of eval_steps ({self.eval_steps})"
-            )
-        return self
+    IDLE_KEYS: ClassVar[frozenset[str]] = TrainConfig.IDLE_KEYS | {"logging_steps"}
 
 
 class CollapseConfig(StrictModel):

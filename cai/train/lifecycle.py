@@ -107,7 +107,7 @@ def run_training(
         inputs=plan.hashes,
         seed=config.seed,
         command=command,
-        free_keys=config.FREE_KEYS,
+        free_keys=config.free_keys,
         other_files=(*FILES, *other_files),
         keeps_records=False,
         overwrite=overwrite,

@@ -43,6 +43,10 @@ class Start:
     """Of the weights, or of a hub model's commit."""
     config: Any
     """transformers' configuration of the base model."""
+    gives_rewards: bool
+    """Whether base or adapter has a trained reward head, as far as their files say."""
+    trust_remote_code: bool
+    """Whether Python code that comes with the base model may run."""
     max_length: int
     """Tokens of the longest conversation to train on."""
     tokenizer: Any
@@ -53,7 +57,8 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
     """Find the model and read its configuration and tokenizer; `generates` where it is to learn to write.
 
     Raises:
-        ConfigError: there is no chat template; it cannot be used; no padding token can be chosen.
+        ConfigError: there is no chat template; it cannot be used; no padding token can be chosen; it is a reward model
+            and is to write.
         EngineError: there is no such model or adapter.
     """
     weights = find_weights(config.model, config.adapter)
@@ -66,6 +71,13 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
         tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer, trust_remote_code=trust)
     except (OSError, ValueError) as error:
         raise EngineError(f"the model {weights.base} cannot be loaded: {first_sentence(error)}") from None
+    adapted = weights.adapter is not None and task_of(weights.adapter) == TaskType.SEQ_CLS
+    gives_rewards = adapted or is_reward_model(model_config)
+    if generates and gives_rewards:
+        raise ConfigError(
+            f"{config.adapter or config.model} is a reward model, which has no output layer to write with; name a "
+            "language model"
+        )
     if config.chat_template is not None:
         tokenizer.chat_template = load_template(config.chat_template)
     elif tokenizer.chat_template is None:
@@ -83,6 +95,8 @@ def find_start(config: TrainConfig, *, generates: bool) -> Start:
         weights=weights,
         sha256=weights_sha256(weights, model_config),
         config=model_config,
+        gives_rewards=gives_rewards,
+        trust_remote_code=trust,
         max_length=max_length,
         tokenizer=tokenizer,
         chat=chat,
@@ -97,7 +111,8 @@ def merge_start(start: Start, config: TrainConfig, folder: Path) -> Path:
     """
     if not folder.is_dir():
         assert start.weights.adapter is not None, "there is something to merge"
-        model = with_adapter(_loaded(AutoModelForCausalLM, start, config, "auto"), start.weights.adapter)
+        kind = AutoModelForSequenceClassification if start.gives_rewards else AutoModelForCausalLM
+        model = with_adapter(_loaded(kind, start, config, "auto", **_outputs(kind)), start.weights.adapter)
         with whole_folder(folder) as partial:
             model.merge_and_unload().save_pretrained(partial)
             start.tokenizer.save_pretrained(partial)
@@ -129,7 +144,7 @@ def load_reward_model(start: Start, config: TrainConfig, dtype: torch.dtype) -> 
         EngineError: the weights cannot be loaded, or the architecture has no linear head.
     """
     text = start.config.get_text_config()
-    drawn = {} if is_reward_model(start.config) else {"initializer_range": (text.hidden_size + 1) ** -0.5}
+    drawn = {} if start.gives_rewards else {"initializer_range": (text.hidden_size + 1) ** -0.5}
     model = _loaded(AutoModelForSequenceClassification, start, config, dtype, num_labels=1, **drawn)
     if not make_exact(model):
         raise EngineError(
@@ -168,6 +183,20 @@ def is_reward_model(model_config: Any) -> bool:
     return model_config.num_labels == 1 and any(name.endswith("SequenceClassification") for name in architectures)
 
 
+def task_of(adapter: Path) -> str | None:
+    """The task of PEFT's that an adapter says it was trained for, such as `SEQ_CLS`."""
+    try:
+        task: str | None = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["task_type"]
+    except (ValueError, KeyError):
+        return None
+    return task
+
+
+def _outputs(kind: Any) -> dict[str, int]:
+    """How many outputs a model has that is loaded as transformers' class `kind`, where that is to be said."""
+    return {"num_labels": 1} if kind is AutoModelForSequenceClassification else {}
+
+
 def with_adapter(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
     """Put a LoRA adapter on a model.
 
@@ -192,8 +221,8 @@ def complete_model(folder: Path, start: Start, kind: Any, *, merge: bool, settin
     if (folder / ADAPTER_CONFIG).is_file():
         shutil.rmtree(folder / "ref", ignore_errors=True)  # TRL's copy of the adapter that training began with
         if merge:
-            labels = {"num_labels": 1} if kind is AutoModelForSequenceClassification else {}
-            base = kind.from_pretrained(base_of(folder), dtype="auto", **labels)
+            trust = start.trust_remote_code
+            base = kind.from_pretrained(base_of(folder), dtype="auto", trust_remote_code=trust, **_outputs(kind))
             merged = with_adapter(base, folder).merge_and_unload()
             merged.config.get_text_config().pad_token_id = start.tokenizer.pad_token_id
             shutil.rmtree(folder)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import ArrayLike
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
+from cai.data.formats import conversation_id
 from cai.data.training_rows import Preference
 from cai.journal import read_document, write_file
 from cai.records import Record
@@ -20,7 +22,7 @@ from cai.train.lifecycle import TrainedModel
 from cai.train.models import REWARD_OFFSET, load_reward_model
 from cai.train.plan import EncodedRows, Plan
 from cai.train.reward_model import MEMBER, raw_rewards
-from cai.train.run import Training, last_metrics, run_trl, save_trained, train_model
+from cai.train.run import Training, check_finite, last_metrics, run_trl, save_trained, train_model
 from cai.train.trainers import SoftRewardTrainer
 
 HELD_OUT = "held_out.json"
@@ -39,6 +41,8 @@ def train_reward(
     folders = [out] if members == 1 else [out / f"{MEMBER}{number}" for number in range(members)]
 
     def work() -> Mapping[str, Any]:
+        processes = PartialState(cpu=plan.config.use_cpu)
+        processes.wait_for_everyone()  # the first one comes here once --overwrite has removed the files of old members
         found = [
             _train_member(plan, out, folder, plan.config.seed + number, console)
             for number, folder in enumerate(folders)
@@ -47,7 +51,8 @@ def train_reward(
         if plan.test.items:
             evaluations = [_evaluate(plan, member.held_out) for member in found]
             whole = _evaluate(plan, np.mean([member.held_out for member in found], axis=0))
-            write_evaluation(whole, out)
+            if processes.is_main_process:
+                write_evaluation(whole, out)
         return {
             "offsets": [member.offset for member in found],
             "metrics": [member.metrics for member in found],
@@ -93,6 +98,7 @@ def _train_member(plan: Plan[Any, Any], out: Path, folder: Path, seed: int, cons
     offset = float(rewards(plan.reference.rows).mean())
     pairs = plan.test.columns
     held_out = np.stack([rewards([row[side] for row in pairs]) for side in ("chosen_ids", "rejected_ids")], axis=1)
+    check_finite("reward", [offset, *held_out.flat])
     save_trained(training, trainer, {REWARD_OFFSET: offset})
     member = _Member(
         offset=offset,
@@ -115,7 +121,7 @@ def _evaluate(plan: Plan[Any, Any], held_out: ArrayLike) -> RewardEvaluation:
             p_chosen=np.array([row.p_chosen for row in rows.items]),
             chosen_length=np.array([float(len(row.chosen)) for row in rows.items]),
             rejected_length=np.array([float(len(row.rejected)) for row in rows.items]),
-            clusters=np.array([row.prompt_id for row in rows.items]),
+            clusters=np.array([conversation_id(row.prompt) for row in rows.items]),
             sources=np.array([row.source for row in rows.items]),
         ),
         seed=plan.config.seed,

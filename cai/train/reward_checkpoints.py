@@ -1,6 +1,5 @@
 """Reward models on disk or on the hub: found, checked and loaded, one or the members of an ensemble."""
 
-import json
 import math
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,11 +13,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from cai.engines.chat import ChatFormat
 from cai.engines.transformers import choose_device, choose_dtype, first_sentence
-from cai.engines.weights import ADAPTER_CONFIG, TRAINED, Weights, find_weights
+from cai.engines.weights import TRAINED, Weights, find_weights
 from cai.errors import ConfigError, EngineError
 from cai.rundir import read_manifest
 from cai.train.encoding import check_padding
-from cai.train.models import REWARD_OFFSET, is_reward_model, make_exact, weights_sha256, with_adapter
+from cai.train.models import REWARD_OFFSET, is_reward_model, make_exact, task_of, weights_sha256, with_adapter
 from cai.train.reward_model import MEMBER, RewardEnsemble, RewardModel
 
 _ADAPTED = "base_model.model."
@@ -191,7 +190,7 @@ def _checkpoint(name: str, weights: Weights, trust_remote_code: bool) -> tuple[R
     except (OSError, ValueError) as error:
         raise EngineError(f"the reward model {name} cannot be loaded: {first_sentence(error)}") from None
     if adapter is not None:
-        task = json.loads((adapter / ADAPTER_CONFIG).read_bytes()).get("task_type")
+        task = task_of(adapter)
         fault = None if task == "SEQ_CLS" else f"its adapter is for the task {task}, not SEQ_CLS"
         if fault is None and described == str(adapter) and model_config.num_labels != 1:
             fault = f"it has {model_config.num_labels} outputs, not one"

@@ -3,7 +3,6 @@
 encoded/             the rows as token ids, and the reference's log-probabilities (DPO)
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from rich.console import Console
 from safetensors import SafetensorError
 from transformers import PrinterCallback, set_seed
@@ -22,7 +23,7 @@ from cai.engines.weights import TRAINED, Weights
 from cai.errors import ConfigError, StageError
 from cai.journal import partial_path, whole_folder
 from cai.train.arguments import trainer_arguments
-from cai.train.callbacks import METRICS, MetricsFile, Progress, StopOnSignal, gentle_stop
+from cai.train.callbacks import METRICS, AskedSteps, MetricsFile, Progress, StopOnSignal, gentle_stop
 from cai.train.card import write_model_cards
 from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
 from cai.train.config import TrainConfig
@@ -82,7 +83,7 @@ def train_model(training: Training, console: Console) -> Any:
     set_seed(training.seed)
     model = training.load_model(start, config, weights_dtype(config))
     stop, progress = StopOnSignal(), Progress(console)
-    callbacks = [progress, MetricsFile(folder / METRICS), stop]
+    callbacks = [progress, AskedSteps(config.eval_steps), MetricsFile(folder / METRICS), stop]
     if "tensorboard" in config.report_to and main:
         callbacks.append(_tensorboard(folder / TENSORBOARD))
     try:
@@ -115,15 +116,23 @@ def train_model(training: Training, console: Console) -> Any:
         progress.close()
     if stop.asked:
         raise KeyboardInterrupt
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(map(math.isfinite, losses)):
-        raise StageError(
-            "the loss is not a number any more, so the weights are worth nothing; try a lower learning_rate, or "
-            "bf16: false, with --overwrite"
-        )
+    check_finite("loss", [entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     if main:
         write_curves(trainer.state.log_history, folder / CURVES)
     return trainer
+
+
+def check_finite(name: str, values: ArrayLike) -> None:
+    """Check that all values of a figure of that name are numbers.
+
+    Raises:
+        StageError: one is not; the message says what to try.
+    """
+    if not np.isfinite(values).all():
+        raise StageError(
+            f"the {name} is not a number any more, so the weights are worth nothing; try a lower learning_rate, or "
+            "bf16: false, with --overwrite"
+        )
 
 
 def save_trained(training: Training, trainer: Any, settings: Mapping[str, Any]) -> None:

@@ -40,8 +40,7 @@ class ScoreConfig(StrictModel):
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for models you trust."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"model", "responses", "ensemble_by", "penalty", "limit", "max_failure_share", "batch_size", "device"}
-    )
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"max_failure_share", "batch_size", "device"})
+    FREE_KEYS: ClassVar[frozenset[str]] = IDLE_KEYS | {"model", "responses", "ensemble_by", "penalty", "limit"}
     """Keys that may change when a run goes on: the members' rewards do not depend on them, or their content is
     compared."""

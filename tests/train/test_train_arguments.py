@@ -36,14 +36,13 @@ PASSED: Mapping[str, Any] = {
     "logging_steps": 13,
     "save_steps": 19,
     "metric_for_best_model": "accuracy",
-    "eval_steps": 11,
 }
 """Values that are nobody's defaults."""
 ELSEWHERE = {
     *("model", "adapter", "trust_remote_code", "chat_template", "attn_implementation"),  # find the start and load it
     *("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "merge_adapter"),
     *("test_share", "max_length", "group_by_length"),  # prepare the rows
-    "save_total_limit",
+    *("save_total_limit", "eval_steps"),  # callbacks have them
     *("seed", "bf16", "use_cpu", "report_to", "trainer", "load_best_model_at_end"),  # have tests of their own
 }
 
@@ -86,31 +85,17 @@ def test_options_of_each_kind_reach_trl(tmp_path: Path, tiny: Path) -> None:
     assert ipo.loss_type == ["ipo"]
 
 
-def test_an_evaluation_ends_each_epoch(tmp_path: Path, tiny: Path) -> None:
-    step = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    found = trainer_arguments(planned("reward", tmp_path, tiny, rows=21, held=3, **step), tmp_path, 0)
-    assert found.eval_steps == 3  # steps of 8, 8 and 5 rows
-    assert found.eval_strategy == "steps"
-    assert found.save_steps == 200
-    exact = trainer_arguments(planned("reward", tmp_path, tiny, rows=16, held=3, **step), tmp_path, 0)
-    assert exact.eval_steps == 2
-    asked = trainer_arguments(planned("reward", tmp_path, tiny, held=3, eval_steps=5, **step), tmp_path, 0)
-    assert asked.eval_steps == 5
-
-
 def test_without_held_out_rows_nothing_is_evaluated(tmp_path: Path, tiny: Path) -> None:
     assert trainer_arguments(planned("dpo", tmp_path, tiny), tmp_path, 0).eval_strategy == "no"
+    assert trainer_arguments(planned("dpo", tmp_path, tiny, held=2), tmp_path, 0).eval_strategy == "steps"
 
 
-def test_there_is_a_checkpoint_at_each_evaluation_where_the_best_is_kept(tmp_path: Path, tiny: Path) -> None:
-    found = trainer_arguments(planned("sft", tmp_path, tiny, rows=20, held=2, load_best_model_at_end=True), tmp_path, 0)
-    assert found.load_best_model_at_end
-    assert (found.eval_steps, found.save_steps) == (3, 3)
-    assert found.greater_is_better is False
-    accurate = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "eval_steps": 4, "save_steps": 8}
-    found = trainer_arguments(planned("reward", tmp_path, tiny, held=2, **accurate), tmp_path, 0)
-    assert (found.eval_steps, found.save_steps) == (4, 8)
-    assert found.greater_is_better is True
+def test_the_metric_says_whether_more_is_better(tmp_path: Path, tiny: Path) -> None:
+    for metric, greater in (("loss", False), ("accuracy", True)):
+        best = {"load_best_model_at_end": True, "metric_for_best_model": metric}
+        found = trainer_arguments(planned("reward", tmp_path, tiny, held=2, **best), tmp_path, 0)
+        assert found.load_best_model_at_end
+        assert found.greater_is_better is greater
 
 
 @pytest.mark.parametrize("hardware", [torch.bfloat16, torch.float32])
@@ -154,14 +139,15 @@ def test_further_arguments_of_trl_pass_through(tmp_path: Path, tiny: Path) -> No
 
 
 def test_further_arguments_are_checked_all_at_once() -> None:
-    further = {"adam_epsilom": 1e-4, "output_dir": "here", "learning_rate": 1, "bf16": True, "adam_beta1": 0.8}
+    own = {"output_dir": "here", "learning_rate": 1, "bf16": True, "logging_nan_inf_filter": True}
+    further = {"adam_epsilom": 1e-4, **own, "adam_beta1": 0.8}
     with pytest.raises(ConfigError) as caught:
         check_further("sft", SftConfig(trainer=further))
     problems = {problem.key: problem.message for problem in caught.value.problems}
-    assert set(problems) == {f"trainer.{name}" for name in ("adam_epsilom", "output_dir", "learning_rate", "bf16")}
+    assert set(problems) == {f"trainer.{name}" for name in ("adam_epsilom", *own)}
     assert "adam_epsilon" in problems["trainer.adam_epsilom"]
     assert "option of its own" in problems["trainer.learning_rate"]
-    assert problems["trainer.output_dir"] == problems["trainer.learning_rate"] == problems["trainer.bf16"]
+    assert len({problems[f"trainer.{name}"] for name in own}) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,9 +159,28 @@ def test_names_that_trl_does_not_know_are_refused_for_each_kind(kind: Any, known
 
 
 def test_one_kinds_arguments_are_unknown_to_another() -> None:
-    check_further("dpo", DpoConfig(trainer={"label_smoothing": 0.1}))
-    with pytest.raises(ConfigError, match="label_smoothing"):
-        check_further("reward", RewardConfig(trainer={"label_smoothing": 0.1}))
+    check_further("dpo", DpoConfig(trainer={"precompute_ref_batch_size": 4}))
+    with pytest.raises(ConfigError, match=r"precompute_ref_batch_size: is no argument of TRL"):
+        check_further("reward", RewardConfig(trainer={"precompute_ref_batch_size": 4}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ld_alpha", 0.5),
+        ("label_smoothing", 0.1),
+        ("f_divergence_type", "forward_kl"),
+        ("f_alpha_divergence_coef", 0.5),
+        ("use_weighting", True),
+        ("loss_weights", [1.0]),
+        ("discopop_tau", 0.1),
+        ("router_aux_loss_coef", 0.1),
+    ],
+)
+def test_what_the_loss_on_soft_labels_does_not_read_is_refused(name: str, value: Any) -> None:
+    check_further("dpo", DpoConfig(loss_type="sigmoid", trainer={name: value}))
+    with pytest.raises(ConfigError, match=f"trainer.{name}: has no effect on loss_type soft; name one of TRL's losses"):
+        check_further("dpo", DpoConfig(trainer={name: value}))
 
 
 def test_a_wrong_argument_is_found_before_anything_is_loaded(tmp_path: Path, tiny: Path) -> None:

@@ -215,6 +215,25 @@ def saved(model: Any, folder: Path) -> Path:
     return folder
 
 
+def test_code_that_comes_with_a_model_is_trusted_when_its_adapter_is_merged(tiny: Path, tmp_path: Path) -> None:
+    own = copied(tiny, tmp_path / "own")
+    (own / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    edit_json(own / "config.json", model_type="own", architectures=["OwnForCausalLM"], auto_map=classes)
+    config = SftConfig(model=str(own), use_peft=True, lora_r=2, trust_remote_code=True)
+    start = find_start(config, generates=True)
+    model = load_policy(start, config, F32)
+    folder = saved(model, tmp_path / "model")
+    complete_model(folder, start, AutoModelForCausalLM, merge=True, settings={})
+    merged = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert type(merged).__name__ == "OwnForCausalLM"
+    torch.testing.assert_close(logits(merged), logits(model))
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_saved_reward_adapter_gives_the_rewards_of_the_trained_one(tiny: Path, tmp_path: Path, merge: bool) -> None:
     bare = copied(tiny, tmp_path / "bare")

@@ -1,6 +1,7 @@
 """What a user does wrong is said in one line before any weights are read, and the mended command then works."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,57 @@ def test_a_length_beyond_the_context(tiny: Path, data: Path, refused: Refused) -
     assert said == f"max_length 513 is more than the context of {tiny}, which is 512 tokens"
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+@pytest.mark.parametrize("form", ["whole", "adapter", "--adapter"])
+def test_a_reward_model_is_no_start_of_a_language_model(
+    kind: str, form: str, tmp_path: Path, tiny: Path, data: Path, refused: Refused
+) -> None:
+    folder = tmp_path / "rewards"
+    if form == "whole":
+        shutil.copytree(tiny, folder)
+        described = json.loads((tiny / "config.json").read_bytes())
+        described |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+        (folder / "config.json").write_text(json.dumps(described))
+    else:
+        folder.mkdir()
+        described = {"base_model_name_or_path": str(tiny), "task_type": "SEQ_CLS"}
+        (folder / "adapter_config.json").write_text(json.dumps(described))
+    rows = write_rows(tmp_path / "rows.jsonl", conversations(6)) if kind == "sft" else data
+    words = ("--adapter", folder) if form == "--adapter" else ("--model", folder)
+    said = refused(kind, "--data", rows, *words)
+    assert said == f"{folder} is a reward model, which has no output layer to write with; name a language model"
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo"])
+@pytest.mark.usefixtures("no_curves")
+def test_a_loss_that_is_no_number_any_more(kind: str, tmp_path: Path, tiny: Path, data: Path, cai: Cai) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", conversations(6)) if kind == "sft" else data
+    failed = cai(*diverging(kind, tiny, rows, tmp_path / "run", steps=4))
+    assert failed.code == 1, failed.out + failed.err
+    assert failed.err.startswith("error: the loss is not a number any more, so the weights are worth nothing; try a ")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_rewards_that_are_no_numbers_after_the_last_step(tmp_path: Path, tiny: Path, data: Path, cai: Cai) -> None:
+    """The loss is that of the weights before the step."""
+    out = tmp_path / "run"
+    failed = cai(*diverging("reward", tiny, data, out, steps=1))
+    assert failed.code == 1, failed.out + failed.err
+    assert failed.err.startswith("error: the reward is not a number any more, so the weights are worth nothing; try a ")
+    assert not (out / "model").exists()
+    assert not (out / "held_out.json").exists()
+
+
+def diverging(kind: str, model: Path, data: Path, out: Path, steps: int) -> tuple[object, ...]:
+    """The words of a training whose first step is beyond all numbers."""
+    return (
+        "train", kind, "--model", model, "--data", data, "--out", out, "--max-length", 256, "--max-steps", steps,
+        "--test-share", 0, "--report-to", "none", "--use-cpu", "--no-bf16", "--learning-rate", "1e38",
+        "--trainer", "optim", "sgd", *(() if kind == "reward" else ("--collapse-prompts", 0)),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["sft", "reward", "dpo"])
 def test_a_base_model_without_a_chat_template(kind: str, tmp_path: Path, data: Path, refused: Refused) -> None:
     base = save_tiny_model(tmp_path / "base", chat=False)
@@ -148,6 +200,7 @@ def test_an_unknown_key_of_a_file(tmp_path: Path, data: Path, refused: Refused) 
         ("adam_beta", "0.9", "trainer.adam_beta: is no argument of TRL's trainer"),
         ("learning_rate", "0.1", "trainer.learning_rate: is set by an option of its own or by the run"),
         ("output_dir", "elsewhere", "trainer.output_dir: is set by an option of its own or by the run"),
+        ("logging_nan_inf_filter", "true", "trainer.logging_nan_inf_filter: is set by an option of its own or by"),
         ("optim", "downhill", "TRL does not take these arguments: downhill is not a valid OptimizerNames"),
     ],
 )
@@ -155,6 +208,38 @@ def test_an_argument_that_the_trainer_does_not_take(
     kind: str, name: str, value: str, reason: str, data: Path, refused: Refused
 ) -> None:
     assert reason in refused(kind, "--data", data, "--trainer", name, value)
+
+
+def test_an_argument_that_the_loss_on_soft_labels_does_not_read(data: Path, refused: Refused) -> None:
+    said = refused("dpo", "--data", data, "--trainer", "ld_alpha", 0.5)
+    assert said == "trainer.ld_alpha: has no effect on loss_type soft; name one of TRL's losses"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sft", "--rounds", "last"), "--rounds speaks of --data; in a --config file, set `rounds` at the source"),
+        (("sft", "--mix", "more.jsonl", 0.5), "--mix adds to --data; add the source to `data` of the --config file"),
+        (("reward", "--weighted", "more.jsonl", 2), "--weighted adds to --data; add the source to `data` of the"),
+        (("dpo", "--weighted", "more.jsonl", 2), "--weighted adds to --data; add the source to `data` of the"),
+    ],
+    ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, tuple) else "",
+)
+def test_an_option_that_would_hide_the_data_of_a_file(
+    words: tuple[object, ...], said: str, tmp_path: Path, data: Path, cai: Cai
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"data:\n  - path: {data}\n")
+    failed = cai("train", *words, "--config", config, "--out", tmp_path / "run")
+    assert failed.code == 2, failed.out + failed.err
+    assert said in failed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_sources_of_different_weight_need_no_others(tmp_path: Path, tiny: Path, data: Path, cai: Cai) -> None:
+    words = ("--model", tiny, "--max-length", 256, "--out", tmp_path / "run", "--estimate")
+    done = cai("train", "reward", "--weighted", data, 2, *words)
+    assert done.code == 0, done.err
 
 
 def test_an_unknown_loss(data: Path, refused: Refused) -> None:

@@ -115,6 +115,22 @@ def furthest_moved(kind: str, out: Path, tiny: Path) -> float:
     return max(float((tensor - before[name]).abs().max()) for name, tensor in trained.items() if name in before)
 
 
+def test_a_training_goes_on_with_the_steps_between_checkpoints_and_figures_that_are_asked_for_now(
+    work: Path, tiny: Path, whole: Callable[[str], Path]
+) -> None:
+    out = work / "stepped"
+    killed(job("reward", tiny, work, out, save_steps=8), out, work / "log", lambda: marked(out, 8))
+    before = len(written(out, "checkpoints/*/whole")) * 8
+    now = ("--logging-steps", "5", "--save-total-limit", "100")
+    done = complete([*job("reward", tiny, work, out, save_steps=7), *now], work / "log")
+    assert f"going on from checkpoint-{before}\n" in done.out
+    expected = {*range(8, before + 1, 8), *(step for step in range(7, STEPS, 7) if step > before), STEPS}
+    assert {int(path.parent.name.split("-")[1]) for path in written(out, "checkpoints/*/whole")} == expected
+    later = [line["step"] for line in metrics(out) if line["step"] > before and "loss" in line]
+    assert later == [step for step in range(5, STEPS + 1, 5) if step > before]
+    assert furthest(weights(out / "model"), weights(whole("reward") / "model")) == 0
+
+
 def test_a_torn_checkpoint_is_removed_and_not_used(work: Path, tiny: Path, whole: Callable[[str], Path]) -> None:
     out = work / "torn"
     words = job("reward", tiny, work, out)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import trl
 from cai_process import manifest
+from chain_samples import turns
 from peft import PeftModel
 from processes import Cai, start
 from tiny_model import save_tiny_model
@@ -30,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from cai.train import policy, reward
 from cai.train.models import REWARD_OFFSET
+from cai.train.reward_checkpoints import load_reward_models
 
 CLASSES = {"sft": AutoModelForCausalLM, "dpo": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
 
@@ -150,6 +152,22 @@ def test_a_former_run_is_the_start_of_the_next(tmp_path: Path, tiny: Path, rows:
     assert furthest(weights(tmp_path / "again" / "model"), trained) == 0
 
 
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.usefixtures("no_curves")
+def test_an_adapter_of_a_reward_model_is_a_start_with_its_head(
+    lora: bool, tmp_path: Path, tiny: Path, rows: dict[str, Path]
+) -> None:
+    train("reward", tmp_path / "adapter", model=tiny, data=rows["reward"], use_peft=True)
+    out = tmp_path / "again"
+    train("reward", out, model=tmp_path / "adapter", data=rows["reward"], use_peft=lora, learning_rate=0, seed=9)
+    found = [load_reward_models(run).score(TALKS).rewards for run in (tmp_path / "adapter", out)]
+    assert abs(found[0]).min() > 1e-3
+    assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-4)
+
+
+TALKS = [turns("Why?", "Since."), turns("Who?", "Nobody at all.")]
+
+
 def head(trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"score.weight": trained["score.weight"]}
 
@@ -222,6 +240,63 @@ def test_a_run_says_what_it_was_made_from_and_shows_its_course(
 
 
 @pytest.mark.usefixtures("no_curves")
+def test_intervals_of_all_sources_know_a_prompt_by_its_text(tmp_path: Path, tiny: Path, rows: dict[str, Path]) -> None:
+    """Ids are unique within a source alone: here one prompt has two, and two prompts have one."""
+    same, other = list(pairs(4, seed=1)), list(pairs(3, seed=2))
+    ai = [row | {"source": "ai", "prompt_id": f"{place}"} for place, row in enumerate(same)]
+    human = [row | {"source": "human", "prompt_id": f"{place}"} for place, row in enumerate([*other, *same])]
+    held = [{"path": str(write_rows(tmp_path / f"{n}.jsonl", found))} for n, found in enumerate((ai, human))]
+    out = tmp_path / "run"
+    trained = train("reward", out, model=tiny, data=rows["reward"], eval_data=held, max_steps=1)
+    sources = [(part["source"], part["pairs"], part["prompts"]) for part in trained.results["evaluation"]["sources"]]
+    assert sources == [("all", 11, 7), ("ai", 4, 4), ("human", 7, 7)]
+
+
+STEPPED: Mapping[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_an_evaluation_ends_each_epoch(tmp_path: Path, tiny: Path, rows: dict[str, Path]) -> None:
+    held = write_rows(tmp_path / "held.jsonl", pairs(3, seed=1))
+    for number, steps in ((16, [2, 4]), (17, [3, 6])):  # the last step of 17 rows is of one row
+        data = write_rows(tmp_path / f"{number}.jsonl", pairs(number))
+        train("reward", tmp_path / f"run {number}", model=tiny, data=data, eval_data=held, **STEPPED)
+        assert evaluated(tmp_path / f"run {number}") == steps
+    talks = write_rows(tmp_path / "talks.jsonl", conversations(3, seed=1))
+    out = tmp_path / "packed"
+    train(
+        "sft", out, model=tiny, data=rows["sft"], eval_data=talks, packing=True, num_train_epochs=3,
+        per_device_train_batch_size=1,
+    )  # fmt: skip
+    in_all = metrics(out)[-1]["step"]
+    assert in_all < 3 * 16  # fewer rows than conversations
+    assert evaluated(out) == [in_all / 3, 2 * in_all / 3, in_all]
+
+
+def evaluated(out: Path) -> list[int]:
+    """Steps after which the held-out rows were looked at."""
+    return [line["step"] for line in metrics(out) if "eval_loss" in line]
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_the_best_weights_are_kept_whatever_the_steps_between_checkpoints(tmp_path: Path, tiny: Path) -> None:
+    """What is learned is wrong of the held-out pairs, so that the first evaluation is the best."""
+    data = write_rows(tmp_path / "rows.jsonl", pairs(24, p_chosen=1.0))
+    held = write_rows(tmp_path / "held.jsonl", pairs(24, seed=1, p_chosen=0.0))
+    best: dict[str, Any] = {"model": tiny, "data": data, "eval_data": held, "load_best_model_at_end": True}
+    for name, given, evaluations in (("asked", {"eval_steps": 2}, [2, 4, 6]), ("epochs", {}, [3, 6])):
+        out = tmp_path / name
+        train("reward", out, **best, **given, save_steps=5, save_total_limit=9, num_train_epochs=2)
+        losses = logged(out, "eval_loss")
+        assert evaluated(out) == evaluations
+        assert losses[0] == min(losses)
+        saved = {path.name for path in (out / "checkpoints").iterdir()}
+        assert saved == {f"checkpoint-{step}" for step in (*evaluations, 5)}
+        first = out / "checkpoints" / f"checkpoint-{evaluations[0]}"
+        assert furthest(weights(out / "model"), weights(first)) == 0
+
+
+@pytest.mark.usefixtures("no_curves")
 def test_another_model_or_file_has_another_hash(tmp_path: Path, tiny: Path, rows: dict[str, Path]) -> None:
     other = save_tiny_model(tmp_path / "other", seed=1)
     inputs = []
@@ -235,21 +310,39 @@ def test_another_model_or_file_has_another_hash(tmp_path: Path, tiny: Path, rows
 @pytest.mark.enable_socket
 def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path, tiny: Path, rows: dict[str, Path]) -> None:
     sgd: dict[str, Any] = {"trainer": {"optim": "sgd"}, "max_grad_norm": 1e9}
-    train("reward", tmp_path / "one", model=tiny, data=rows["reward"], per_device_train_batch_size=8, **sgd)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    held = write_rows(tmp_path / "held.jsonl", pairs(6, seed=1))
+    given: dict[str, Any] = {"model": tiny, "data": rows["reward"], "eval_data": held}
+    one = train("reward", tmp_path / "one", per_device_train_batch_size=8, **given, **sgd)
     words = [
-        "train", "reward", "--model", str(tiny), "--data", str(rows["reward"]), "--out", str(tmp_path / "two"),
-        "--test-share", "0", "--learning-rate", "0.01", "--max-length", "256", "--no-bf16", "--report-to", "none",
+        "train", "reward", "--model", str(tiny), "--data", str(rows["reward"]), "--eval-data", str(held), "--out",
+        str(tmp_path / "two"), "--learning-rate", "0.01", "--max-length", "256", "--no-bf16", "--report-to", "none",
         "--logging-steps", "1", "--per-device-train-batch-size", "4", "--trainer", "optim", "sgd", "--use-cpu",
     ]  # fmt: skip
     config = tmp_path / "config.yaml"
     config.write_text("max_grad_norm: 1.0e+9\n")
+    # A run is started anew while its old files lie there.
+    for more in ((), ("--overwrite",)):
+        before = (tmp_path / "two" / "results.json").stat().st_mtime_ns if more else 0
+        in_two_processes([*words, "--config", str(config), *more], tmp_path)
+        assert (tmp_path / "two" / "results.json").stat().st_mtime_ns > before
+        assert furthest(weights(tmp_path / "two" / "model"), weights(tmp_path / "one" / "model")) < 1e-5
+        assert logged(tmp_path / "two", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), rel=1e-4)
+        assert logged(tmp_path / "two", "num_tokens") == logged(tmp_path / "one", "num_tokens")
+        evaluation = json.loads((tmp_path / "two" / "evaluation.json").read_bytes())
+        assert evaluation["sources"][0]["log_loss"]["value"] == pytest.approx(
+            one.results["evaluation"]["sources"][0]["log_loss"]["value"], rel=1e-4
+        )
+
+
+def in_two_processes(words: Sequence[str], folder: Path) -> None:
+    """Run `cai` as accelerate starts it on two devices, and expect both to succeed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     both = [
         start(
-            [*words, "--config", str(config)],
-            tmp_path / f"log-{rank}",
+            words,
+            folder / f"log-{rank}",
             {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
@@ -264,6 +357,3 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path, tiny:
     ]
     for process in both:
         assert process.finish().code == 0
-    assert furthest(weights(tmp_path / "two" / "model"), weights(tmp_path / "one" / "model")) < 1e-5
-    assert logged(tmp_path / "two", "loss") == pytest.approx(logged(tmp_path / "one", "loss"), rel=1e-4)
-    assert logged(tmp_path / "two", "num_tokens") == logged(tmp_path / "one", "num_tokens")
