@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cai.compare.config import NAMES, SIDES, LabelSide
 from cai.compare.drawing import COST, CROSS, EFFICIENCY
-from cai.compare.records import Cell, Costs, Figure, PathComparison, SideFacts, SizePoint
+from cai.compare.records import Cell, Costs, Figure, PathComparison, SideFacts, SizePoint, Spread
 from cai.evaluate.ranking_output import ranking_sentences, ranking_tables
 from cai.statistics import Mean, percent
 
@@ -195,7 +195,7 @@ def _cell(cell: Cell) -> tuple[str, ...]:
         NAMES[cell.tested_on],
         *accuracy,
         *_figure(cell.log_loss, _decimal),
-        f"{cell.ece.mean:.3f} ({cell.ece.low:.3f} to {cell.ece.high:.3f})",
+        _spread(cell.ece),
     )
 
 
@@ -298,6 +298,11 @@ def _figure(figure: Figure, shown: _Shown) -> tuple[str, str]:
         _interval(figure.mean, shown),
         f"{shown(seeds.low)} to {shown(seeds.high)}, deviation {shown(seeds.deviation)}",
     )
+
+
+def _spread(seeds: Spread) -> str:
+    """The mean, and the range over seeds where there are several."""
+    return f"{seeds.mean:.3f}" + ("" if seeds.deviation is None else f" ({seeds.low:.3f} to {seeds.high:.3f})")
 
 
 def _interval(mean: Mean, shown: _Shown) -> str:

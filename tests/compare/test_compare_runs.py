@@ -326,6 +326,8 @@ def test_without_prices_or_sizes_the_page_says_so_and_old_plots_go(tmp_path: Pat
     assert before.accuracy is not None
     assert cell.accuracy.seeds.values == before.accuracy.seeds.values[:1]
     assert cell.accuracy.seeds.deviation is None
+    assert f"{cell.ece.mean:.3f}" in page.text
+    assert f"{cell.ece.mean:.3f} (" not in page.text, "one seed has no range"
 
 
 def test_a_ranking_of_policies_is_shown_beside_and_a_broken_one_refused_at_once(
