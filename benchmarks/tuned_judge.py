@@ -40,6 +40,7 @@ from cai.feedback.certificate import Figures, measure
 from cai.feedback.judge_config import PARTS
 from cai.feedback.judging import JudgingConfig, JudgingInputs, judging_phase, load_judging
 from cai.feedback.prompts import COMPARISON_FILES
+from cai.feedback.scale import fitted_scale
 from cai.principles import Principle
 from cai.records import Comparison, Failure, Label, Message, stable_seed
 from cai.stage import run_stage
@@ -293,7 +294,8 @@ async def tried(inputs: JudgingInputs) -> tuple[Figures, EngineInfo]:
         )
         info = engine.info
     reasons = Counter(failure.reason for failure in failures)
-    return measure(labels, failures=reasons, seconds=0, seed=inputs.config.seed), info
+    scale = fitted_scale(labels, inputs.config.judge, inputs.constitution)
+    return measure(labels, fitted_scale=scale, failures=reasons, seconds=0, seed=inputs.config.seed), info
 
 
 def tune(inputs: JudgingInputs, training: Training, principle: str | None, out: Path) -> TunedJudgeReport:

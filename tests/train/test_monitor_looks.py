@@ -143,7 +143,7 @@ def judged(step: int, score: float, gold: float) -> list[ProbeSample]:
         step,
         lambda number: {
             "score": score + number // REPLIES + 0.1 * (-1) ** (number + step // 10),
-            "gold": gold + number // REPLIES + 0.1 * (-1) ** (number // REPLIES + step // 10),
+            "gold": gold + number // REPLIES + 0.1 * (-1) ** ((number // REPLIES + step // 10) // 2),
         },
     )
 

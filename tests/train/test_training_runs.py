@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from training_rows import (
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cai.train import policy, reward
+from cai.train.evaluation_files import EVALUATION_FILES
 from cai.train.models import REWARD_OFFSET
 from cai.train.reward_checkpoints import load_reward_models
 
@@ -160,7 +162,7 @@ def test_an_adapter_of_a_reward_model_is_a_start_with_its_head(
     train("reward", tmp_path / "adapter", model=tiny, data=rows["reward"], use_peft=True)
     out = tmp_path / "again"
     train("reward", out, model=tmp_path / "adapter", data=rows["reward"], use_peft=lora, learning_rate=0, seed=9)
-    found = [load_reward_models(run).score(TALKS).rewards for run in (tmp_path / "adapter", out)]
+    found = [load_reward_models(run, dtype="float32").score(TALKS).rewards for run in (tmp_path / "adapter", out)]
     assert abs(found[0]).min() > 1e-3
     assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-4)
 
@@ -244,12 +246,12 @@ def test_intervals_of_all_sources_know_a_prompt_by_its_text(tmp_path: Path, tiny
     """Ids are unique within a source alone: here one prompt has two, and two prompts have one."""
     same, other = list(pairs(4, seed=1)), list(pairs(3, seed=2))
     ai = [row | {"source": "ai", "prompt_id": f"{place}"} for place, row in enumerate(same)]
-    human = [row | {"source": "human", "prompt_id": f"{place}"} for place, row in enumerate([*other, *same])]
+    human = [row | {"source": "human", "prompt_id": f"{place}"} for place, row in enumerate([*other, *same[:2]])]
     held = [{"path": str(write_rows(tmp_path / f"{n}.jsonl", found))} for n, found in enumerate((ai, human))]
     out = tmp_path / "run"
     trained = train("reward", out, model=tiny, data=rows["reward"], eval_data=held, max_steps=1)
     sources = [(part["source"], part["pairs"], part["prompts"]) for part in trained.results["evaluation"]["sources"]]
-    assert sources == [("all", 11, 7), ("ai", 4, 4), ("human", 7, 7)]
+    assert sources == [("all", 9, 7), ("ai", 4, 4), ("human", 5, 5)]
 
 
 STEPPED: Mapping[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
@@ -332,6 +334,20 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path, tiny:
         assert evaluation["sources"][0]["log_loss"]["value"] == pytest.approx(
             one.results["evaluation"]["sources"][0]["log_loss"]["value"], rel=1e-4
         )
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_of_several_processes_the_first_alone_writes_the_evaluation(
+    tmp_path: Path, tiny: Path, rows: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would write through one file, and find it gone."""
+    held = write_rows(tmp_path / "held.jsonl", pairs(6, seed=1))
+    for first in (True, False):
+        process = SimpleNamespace(is_main_process=first, wait_for_everyone=lambda: None)
+        monkeypatch.setattr(reward, "PartialState", lambda process=process, **_: process)
+        out = tmp_path / f"first {first}"
+        train("reward", out, model=tiny, data=rows["reward"], eval_data=held, max_steps=1)
+        assert [(out / name).is_file() for name in EVALUATION_FILES] == [first] * 3
 
 
 def in_two_processes(words: Sequence[str], folder: Path) -> None:
