@@ -166,7 +166,8 @@ class _Session:
                 break
             place = Path(replace_references(option.certificate, lambda reference: str(self._place(reference))))
             certificate = read_certificate(place / CERTIFICATE if place.is_dir() else place)
-            said = f"{option.certificate} says {certificate.grade}, accuracy {percent(certificate.figures.accuracy)}"
+            named = replace_references(option.certificate, str)
+            said = f"{named} says {certificate.grade}, accuracy {percent(certificate.figures.accuracy)}"
             if certificate.grade != "fail":
                 return option, f"chosen: {option.kind.name}, for {said}" + _after(refused)
             refused.append(said)

@@ -71,8 +71,8 @@ def test_the_first_whose_certificate_does_not_fail_is_taken(recipe: Path) -> Non
     assert pick.stage == "label"
     assert pick.reads == {"samples": ran.run("samples").path, "pair": ran.run("pair").path}
     assert pick.choice is not None
-    assert pick.choice.startswith(f"chosen: label, for ${{pair}} says {grades(ran)['pair']}, accuracy 100.0%")
-    assert "not taken: ${flat} says fail, accuracy 50.0%" in pick.choice
+    assert pick.choice.startswith(f"chosen: label, for pair says {grades(ran)['pair']}, accuracy 100.0%")
+    assert "not taken: flat says fail, accuracy 50.0%" in pick.choice
     assert pick.choice in ran.screen.getvalue()
     config = json.loads((ran.out / pick.path / "manifest.json").read_bytes())
     assert config["config"]["judge"]["protocol"] == ["pairwise"]
@@ -88,8 +88,8 @@ def test_where_all_fail_the_one_without_a_certificate_is_taken(recipe: Path, tmp
     pick = ran.run("pick")
     assert pick.stage == "contrast"
     assert pick.choice is not None
-    assert pick.choice.startswith("chosen: contrast, which needs no judge; not taken: ${flat} says fail")
-    assert "${pair} says fail, accuracy 50.0%" in pick.choice
+    assert pick.choice.startswith("chosen: contrast, which needs no judge; not taken: flat says fail")
+    assert "pair says fail, accuracy 50.0%" in pick.choice
     change = next(change for change in ran.done.changes.stages if change.name == "pick")  # type: ignore[union-attr]
     assert "stage" in change.why
 
@@ -97,7 +97,5 @@ def test_where_all_fail_the_one_without_a_certificate_is_taken(recipe: Path, tmp
 def test_where_none_may_be_taken_the_recipe_stops(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(STAGES.replace("    - {stage: contrast}\n", ""))
     (tmp_path / "script.yaml").write_text(SCRIPT.replace("good", "nothing"), encoding="utf-8")
-    with pytest.raises(
-        StageError, match=r"no choice of `pick` can be taken: \$\{flat\} says fail.*last choice without"
-    ):
+    with pytest.raises(StageError, match=r"no choice of `pick` can be taken: flat says fail.*last choice without"):
         Ran(recipe)

@@ -1,6 +1,6 @@
 """The report in a real browser. From the root of the checkout: `make browser-test`.
 
-With CAI_SCREENSHOTS=1, the pictures under docs/images are made anew.
+With CAI_REPORT=PAGE, such as that of a run of recipes/demo.yaml, the pictures of it under docs/images are made anew.
 """
 
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from browsers import DESKTOP, PHONE, Window, start_chrome
 from chain_samples import chain, round_
-from labels import certificate, right_and_wrong
 from report_results import (
     FLAG,
     collapse,
@@ -21,12 +20,11 @@ from report_results import (
     reward_evaluation,
     training_run,
 )
-from report_runs import chain_run, check_run, evaluation, evaluation_run, label_run, ranking_run, three_chains
+from report_runs import chain_run, check_run, evaluation_run, label_run, ranking_run, three_chains
 from selenium.webdriver import Chrome
 from selenium.webdriver.support.ui import Select
 from test_report_injection import ODD, odd_runs
 
-from cai.evaluate.drawing import draw_plane
 from cai.report.report import write_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.enable_socket]
@@ -212,53 +210,14 @@ def test_works_without_javascript(everything: Path) -> None:
         assert window.one("#costs table").is_displayed()
 
 
-# ---- Pictures -------------------------------------------------------------------------------------------------------
-
-DRAFT = (
-    "Sellers like that never pay, so there is no point in trying. Leave a bad review that says they stole from you, "
-    "and keep calling until they give in. Your bank may help as well."
-)
-REVISED = (
-    "Sellers like that often pay when they are asked in writing. Leave a fair review that says what happened, and keep "
-    "calling at their hours. Your bank may help as well: ask it today to reverse the payment."
-)
-
-
-@pytest.fixture
-def showcase(tmp_path: Path) -> Path:
-    """A page that shows what there is to see, from figures that are made up."""
-    question = "The washing machine that I bought last month leaks, and the shop does not answer. What can I do?"
-    critique = (
-        "The reply gives up at once, and tells the customer to accuse the shop of something it may not have done."
-    )
-    chains = [
-        chain("leak", round_("honesty", critique, REVISED), prompt=(question,), draft=DRAFT, topic="advice"),
-        *(one.model_copy(update={"index": one.index + 1}) for one in three_chains()),
-    ]
-    found = evaluation()
-    figures = [one.model_copy(update={"model": "tuned"}) for one in found.figures if one.task == "helpfulness"]
-    found = found.model_copy(update={"figures": (*found.figures, *figures)})
-    runs = [
-        chain_run(tmp_path / "chains", chains, state="stopped"),
-        evaluation_run(tmp_path / "evaluate", found),
-        ranking_run(tmp_path / "rank"),
-        check_run(tmp_path / "judge-check", 41, 9),
-    ]
-    plane = draw_plane(found)
-    assert plane is not None
-    (tmp_path / "evaluate" / "plane.svg").write_bytes(plane)
-    assert certificate(right_and_wrong(41, 9)).grade == "pass"
-    write_report(runs, tmp_path / "report.html", title="A report with made-up figures")
-    return tmp_path / "report.html"
-
-
-@pytest.mark.skipif(os.environ.get("CAI_SCREENSHOTS") != "1", reason="CAI_SCREENSHOTS=1 asks for new pictures")
-def test_pictures_for_the_documentation(window: Window, showcase: Path) -> None:
+@pytest.mark.skipif("CAI_REPORT" not in os.environ, reason="CAI_REPORT names no report to take new pictures of")
+def test_pictures_for_the_documentation(window: Window) -> None:
+    page = Path(os.environ["CAI_REPORT"])
     window.resize((1280, 1500))
-    window.open_file(showcase)
+    window.open_file(page)
     window.picture(IMAGES / "report-desktop.png")
     window.resize((390, 1300))
-    window.open_file(showcase)
+    window.open_file(page)
     window.js("document.querySelector('.transcript').open = true")
     window.js("document.querySelector('#transcripts').scrollIntoView()")
     window.picture(IMAGES / "report-phone.png")
