@@ -63,19 +63,20 @@ class JudgeConfig(StrictModel):
         wrong = []
         if not self.protocol or len(set(self.protocol)) < len(self.protocol):
             wrong.append("`protocol` names at least one protocol, and each once")
-        needs: Sequence[tuple[str, object, object, frozenset[str]]] = (
-            ("layout", self.layout, "principle-last", frozenset({"pairwise"})),
-            ("content_free", self.content_free, False, frozenset({"pairwise"})),
-            ("per_token", self.per_token, False, frozenset({"likelihood"})),
-            ("cot", self.cot, False, frozenset({"pairwise", "pointwise", "score"})),
-            ("sample_verdicts", self.sample_verdicts, None, frozenset({"pairwise", "pointwise", "score"})),
-            ("min_option_mass", self.min_option_mass, 0.1, frozenset({"pairwise", "pointwise", "score"})),
-            ("few_shot", self.few_shot, None, frozenset({"pairwise", "pointwise"})),
-        )
+        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        needs: Mapping[str, frozenset[str]] = {
+            "layout": frozenset({"pairwise"}),
+            "content_free": frozenset({"pairwise"}),
+            "per_token": frozenset({"likelihood"}),
+            "cot": frozenset({"pairwise", "pointwise", "score"}),
+            "sample_verdicts": frozenset({"pairwise", "pointwise", "score"}),
+            "min_option_mass": frozenset({"pairwise", "pointwise", "score"}),
+            "few_shot": frozenset({"pairwise", "pointwise"}),
+        }
         wrong += [
             f"`{name}` has no effect with the protocol {', '.join(self.protocol)}; leave it out"
-            for name, value, default, protocols in needs
-            if value != default and protocols.isdisjoint(self.protocol)
+            for name, protocols in needs.items()
+            if name in changed and protocols.isdisjoint(self.protocol)
         ]
         if self.sample_verdicts is not None and "likelihood" in self.protocol:
             wrong.append("the protocol likelihood reads log-probabilities, which `sample_verdicts` does without")
@@ -84,7 +85,7 @@ class JudgeConfig(StrictModel):
                 wrong.append(f"`{name}` is for answers at once; leave out `cot`")
         if self.few_shot is not None and self.cot and "pointwise" in self.protocol and "pairwise" not in self.protocol:
             wrong.append("`few_shot` has no effect with `cot`, whose worked examples are pairwise; leave it out")
-        if self.cot_tokens != 512 and not self.cot:
+        if "cot_tokens" in changed and not self.cot:
             wrong.append("`cot_tokens` has no effect without `cot`; leave it out")
         if self.clamp is not None and not self.clamp[0] <= 0.5 <= self.clamp[1]:
             wrong.append("`clamp` must enclose 0.5")
