@@ -206,7 +206,7 @@ def compare(load: Workload, arms: Sequence[str], repeats: int, folder: Path) -> 
         versions={**versions(), **(ours or {})},
         trl_versions=theirs,
         clock=_clock(timings[0].measured),
-        workload=load.model_copy(update={"model": Path(load.model).name}),
+        workload=load.model_copy(update={"model": Path(load.model).name, "data": Path(load.data).name}),
         same_prompts=len({timing.measured.prompt_tokens for timing in timings}) == 1,
         timings=tuple(timings),
         comparisons={
@@ -274,7 +274,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"directory or hub id; default: {DEFAULT_MODEL}")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--prompts", type=positive, default=64, help="of the shipped red-team set; default: 64")
+    parser.add_argument("--data", default="red-team", help="file or shipped set of prompts; default: red-team")
+    parser.add_argument("--prompts", type=positive, default=64, help="the first ones of it; default: 64")
     parser.add_argument("--episodes", type=positive, default=16, help="of a step; default: 16")
     parser.add_argument("--steps", type=positive, default=3, help="that are measured; default: 3")
     parser.add_argument("--response-length", type=positive, default=64, help="longest response; default: 64 tokens")
@@ -289,6 +290,7 @@ def main() -> int:
         raise ConfigError(f"--micro-batch {options.micro_batch} does not divide --episodes {options.episodes}")
     load = Workload(
         model=options.model,
+        data=options.data,
         prompts=options.prompts,
         batch_size=options.episodes,
         steps=options.steps,

@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 from cai.data.prompts import PromptSource, read_prompts
+from cai.data.rows import ignore
 from cai.errors import ConfigError
 from cai.train.config import RewardConfig
 from cai.train.models import find_start, lora_config, stop_tokens
@@ -45,9 +46,10 @@ def prepare(load: Workload, folder: Path) -> None:
     Raises:
         ConfigError: there are fewer prompts; the model stops at tokens that TRL's trainer cannot be told of.
     """
-    found = list(islice(_red_team(), load.prompts))
+    source = PromptSource(path=load.data)
+    found = list(islice(read_prompts(source, kind="red_team", on_reject=ignore), load.prompts))
     if len(found) < load.prompts:
-        raise ConfigError(f"--prompts {load.prompts} are more than the {len(found)} of the shipped set")
+        raise ConfigError(f"--prompts {load.prompts} are more than the {len(found)} of {load.data}")
     lines = (json.dumps({"messages": [message.model_dump() for message in prompt.messages]}) for prompt in found)
     (folder / PROMPTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     save_reward_model(load, folder / REWARD)
@@ -72,13 +74,6 @@ def prepare(load: Workload, folder: Path) -> None:
         lora={name: getattr(lora, name) for name in ("r", "lora_alpha", "lora_dropout", "target_modules")},
     )
     (folder / JOB).write_text(job.model_dump_json(), encoding="utf-8")
-
-
-def _red_team() -> Any:
-    def refuse(reject: Any) -> None:
-        raise AssertionError(f"the shipped set has a row that cannot be read: {reject}")
-
-    return read_prompts(PromptSource(path="red-team"), kind="red_team", on_reject=refuse)
 
 
 def _device(load: Workload) -> str:

@@ -15,8 +15,10 @@ class Workload(Record):
     """What each arm trains on."""
 
     model: str
+    data: str
+    """File or shipped set of prompts."""
     prompts: int
-    """The first ones of the shipped red-team set."""
+    """The first ones of them; rows that are no prompt, or have come before, are passed over."""
     batch_size: int
     """Episodes of a step."""
     steps: int

@@ -1,6 +1,6 @@
 """Stage configurations: a YAML file, command-line options over it, unknown keys are errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -23,7 +23,32 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     IDLE_KEYS: ClassVar[frozenset[str]] = frozenset()
-    """Keys that no result depends on: how a stage is run, kept and shown."""
+    """Keys that no result depends on: how a stage is run, kept and shown. Of a section all keys count."""
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset()
+    """Further keys that may change when a run goes on: those of files, which are compared by content, and those that
+    what is finished does not depend on."""
+
+    @property
+    def idle_keys(self) -> frozenset[str]:
+        """`IDLE_KEYS` of this configuration and of all within it, in dotted form."""
+        return frozenset(dotted(key) for key in _idle_keys(self, ()))
+
+    @property
+    def free_keys(self) -> frozenset[str]:
+        """All keys that may change when a run goes on, in dotted form."""
+        return self.idle_keys | self.FREE_KEYS
+
+
+def _idle_keys(value: object, at: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(value, StrictModel):
+        yield from ((*at, name) for name in value.IDLE_KEYS)
+        inner: Iterable[tuple[str | int, object]] = value
+    elif isinstance(value, Mapping):
+        inner = value.items()
+    else:
+        inner = enumerate(value) if isinstance(value, tuple) else ()
+    for name, one in inner:
+        yield from _idle_keys(one, (*at, name))
 
 
 def holds_password(url: str) -> bool:
@@ -96,18 +121,7 @@ class StageConfig(StrictModel):
     engine: EngineConfig = EngineConfig()
 
     IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"max_failure_share"})
-    FREE_KEYS: ClassVar[frozenset[str]] = IDLE_KEYS | {"limit"}
-    """Keys that may change when a run goes on: its results do not depend on them (files are compared by content)."""
-
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """`FREE_KEYS`, and those of the engine, in dotted form."""
-        return self.FREE_KEYS | engine_free_keys("engine")
-
-
-def engine_free_keys(path: str) -> frozenset[str]:
-    """Dotted keys of the engine at `path` of a configuration that its replies do not depend on."""
-    return frozenset(f"{path}.{name}" for name in EngineConfig.IDLE_KEYS)
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"limit"})
 
 
 class SamplingConfig(StrictModel):

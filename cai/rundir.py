@@ -47,6 +47,7 @@ from cai.journal import (
     write_file,
 )
 from cai.records import Failure, Record, StageRecord, StageResult, Usage
+from cai.strict_yaml import KeyPath, covers, dotted
 
 SAVE_EVERY = 30.0
 """Seconds between two savings of the manifest while records come in."""
@@ -153,7 +154,8 @@ class RunDir:
     ) -> Self:
         """Create the run directory, or open it to go on.
 
-        `free_keys` are dotted config keys that may change between sessions, since results do not depend on them.
+        `free_keys` are dotted config keys, of sections or values, that may change between sessions, since results do
+        not depend on them.
         `other_files` names what a stage writes beside the tables and the card; `overwrite` removes what an earlier
         run wrote there, and no other file. A stage that does not keep records (training) has no journals.
         `record` is what the records are, where they took model calls: their tokens are counted after a crash.
@@ -330,7 +332,7 @@ def read_records(run: Path, model: type[RecordT]) -> Iterator[RecordT]:
 
 def shared_keys_digest(config: Mapping[str, Any], inputs: Mapping[str, str], free_keys: frozenset[str]) -> str:
     """Hash of all that must stay the same when a run goes on: inputs, and the config without `free_keys`."""
-    kept = {key: value for key, value in _flat(config).items() if key not in free_keys}
+    kept = {dotted(key): value for key, value in _flat(config).items() if not covers(free_keys, key)}
     return sha256(json.dumps([kept, dict(inputs)], sort_keys=True).encode()).hexdigest()
 
 
@@ -347,9 +349,9 @@ def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> lis
     """What differs between two runs, apart from `free_keys`, in words."""
     before, after = _flat(old.config), _flat(new.config)
     changed = [
-        f"{key} is {_shown(after.get(key))}, was {_shown(before.get(key))}"
-        for key in sorted(before.keys() | after.keys())
-        if key not in free_keys and before.get(key) != after.get(key)
+        f"{dotted(key)} is {_shown(after.get(key))}, was {_shown(before.get(key))}"
+        for key in sorted(before.keys() | after.keys(), key=dotted)
+        if not covers(free_keys, key) and before.get(key) != after.get(key)
     ]
     changed += [
         f"the {name} changed"
@@ -361,16 +363,17 @@ def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> lis
     return changed
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted keys, in which a mapping of a list has its place there for a name."""
-    flat: dict[str, Any] = {}
+def _flat(config: Mapping[str, Any] | Mapping[int, Any], above: KeyPath = ()) -> dict[KeyPath, Any]:
+    """Values by their keys; a list of mappings is taken apart, another list is a value."""
+    flat: dict[KeyPath, Any] = {}
     for name, value in config.items():
+        key = (*above, name)
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, key)
         elif isinstance(value, list | tuple) and value and all(isinstance(one, Mapping) for one in value):
-            flat |= _flat({str(place): one for place, one in enumerate(value)}, f"{prefix}{name}.")
+            flat |= _flat(dict(enumerate(value)), key)
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+            flat[key] = list(value) if isinstance(value, tuple) else value
     return flat
 
 

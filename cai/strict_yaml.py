@@ -1,7 +1,7 @@
 """YAML files that people write by hand: safe, duplicate keys refused, and every problem named by file, line and key."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -48,6 +48,11 @@ def dotted(key: KeyPath) -> str:
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def covers(keys: Collection[str], key: KeyPath) -> bool:
+    """Whether `key`, or a section that it stands in, is among the dotted `keys`."""
+    return any(dotted(key[:end]) in keys for end in range(1, len(key) + 1))
 
 
 def nearest(name: str, known: list[str]) -> str:

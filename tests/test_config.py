@@ -1,11 +1,12 @@
 """Configurations from a file and options: what overrides what, and how a fault is placed."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from cai.config import load_config
+from cai.config import EngineConfig, StrictModel, load_config
 from cai.critique import CritiqueReviseConfig
 from cai.errors import ConfigError
 
@@ -56,3 +57,35 @@ def test_a_fault_of_a_section_that_options_alone_have_is_theirs(tmp_path: Path) 
     assert faults(written(tmp_path, "rounds: 4\n"), {"engine": {"engine": "scripted"}}) == [f"options: {fault}"]
     assert faults(written(tmp_path, "engine: {engine: scripted}\n"), {}) == [f"c.yaml:1: {fault}"]
     assert faults(None, {"engine": {"engine": "scripted"}}) == [f"options: {fault}"]
+
+
+class Part(StrictModel):
+    engine: EngineConfig = EngineConfig()
+    label: str = ""
+    IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"label"})
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"engine"})
+
+
+class Whole(StrictModel):
+    parts: tuple[Part, ...] = ()
+    named: Mapping[str, Part] = {}
+    extra: Part | None = None
+    limit: int | None = None
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"limit"})
+
+
+def test_keys_that_no_result_depends_on_are_found_at_any_depth() -> None:
+    idle = Whole(parts=(Part(), Part()), named={"b": Part()}).idle_keys
+    assert {name for name in idle if not name.endswith(tuple(EngineConfig.IDLE_KEYS))} == {
+        "parts[0].label",
+        "parts[1].label",
+        "named.b.label",
+    }
+    assert {"parts[1].engine.device", "named.b.engine.base_url"} <= idle
+    assert len(idle) == 3 * (1 + len(EngineConfig.IDLE_KEYS))
+
+
+def test_a_run_may_go_on_with_other_idle_keys_and_those_that_it_alone_frees() -> None:
+    whole = Whole(extra=Part())
+    assert whole.free_keys == whole.idle_keys | {"limit"}
+    assert Part().free_keys == {"label", "engine"} | {f"engine.{name}" for name in EngineConfig.IDLE_KEYS}

@@ -13,6 +13,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPT = FOLDER / "ppo.py"
 PYTHON = "CAI_TRL_PYTHON"
 LOAD = {
+    "data": "red-team",
     "prompts": 10,
     "batch_size": 4,
     "steps": 2,
@@ -141,6 +142,16 @@ def test_trl_gets_our_settings_our_prompts_and_the_same_reward_model(ppo: Any, t
     assert float(reward.score.weight.detach().std()) == pytest.approx(33**-0.5, rel=0.3)
 
 
+def test_prompts_of_a_file_come_without_rows_that_are_none(ppo: Any, tiny: Path, tmp_path: Path) -> None:
+    from tiny_model import byte_tokenizer
+
+    rows = [{"prompt": "one"}, {"prompt": ""}, {"prompt": "one"}, {"prompt": "and two"}, {"prompt": "three"}]
+    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    ppo.prepare(workload(tiny, data=str(tmp_path / "mine.jsonl"), prompts=2, batch_size=2), tmp_path)
+    said = [byte_tokenizer().decode(ids) for ids in json.loads((tmp_path / "job.json").read_text())["prompts"]]
+    assert set(said) == {f"<|user|>{text}<|end|><|assistant|>" for text in ("one", "and two")}
+
+
 def test_the_meter_leaves_the_first_step_out(ppo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     del ppo
     import ppo_meter
@@ -254,7 +265,7 @@ def test_what_cannot_be_measured_is_an_error(
     monkeypatch.delenv(PYTHON, raising=False)
     with pytest.raises(ConfigError, match=f"^{PYTHON} is not set; .ci/trl-env prints what it is to be$"):
         ppo.compare(workload(tiny), ["ours-full", "trl-full"], 1, tmp_path)
-    with pytest.raises(ConfigError, match=r"^--prompts 1000 are more than the 148 of the shipped set$"):
+    with pytest.raises(ConfigError, match=r"^--prompts 1000 are more than the 148 of red-team$"):
         ppo.prepare(workload(tiny, prompts=1000), tmp_path)
     stops = json.loads((tiny / "generation_config.json").read_text())
     (tmp_path / "two").mkdir()

@@ -266,15 +266,24 @@ def test_free_keys_may_change_and_the_manifest_tells_the_last_value(tmp_path: Pa
 def test_of_a_list_of_parts_the_keys_that_differ_are_named_and_may_be_free(tmp_path: Path) -> None:
     def of(url: str, weight: float) -> dict[str, Any]:
         rewards = [{"function": "length"}, {"judge": {"urls": [url]}, "weight": weight}]
-        return {"config": {"rewards": rewards, "none": []}, "free_keys": frozenset({"rewards.1.judge.urls"})}
+        return {"config": {"rewards": rewards, "none": []}, "free_keys": frozenset({"rewards[1].judge"})}
 
     for url in ("here", "there"):
         with opened(tmp_path, **of(url, 1.0)) as run:
             assert run.manifest.config == of(url, 1.0)["config"]
     with pytest.raises(
-        RunDirError, match=r"another configuration: rewards\.1\.weight is 0\.5, was 1\.0\. Give another"
+        RunDirError, match=r"another configuration: rewards\[1\]\.weight is 0\.5, was 1\.0\. Give another"
     ):
         opened(tmp_path, **of("there", 0.5))
+
+
+def test_a_free_section_may_come_and_go_and_its_namesakes_beginning_is_not_free(tmp_path: Path) -> None:
+    servers: list[dict[str, Any]] = [{}, {"server": {"url": "u"}}, {"server": None}]
+    for server in servers:
+        with opened(tmp_path, config={"servers": 1, **server}, free_keys=frozenset({"server"})):
+            pass
+    with pytest.raises(RunDirError, match=r"servers is 2, was 1"):
+        opened(tmp_path, config={"servers": 2}, free_keys=frozenset({"server"}))
 
 
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:

@@ -83,13 +83,8 @@ class CompareConfig(StrictModel):
     """Ranking of policies that were trained on either side's labels, to be shown beside: a run of `cai rank`."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("ai.path", "human.path", "test.path", "sizes", "seeds", "prices", "ratings", "ranking"),
-            *(f"prices.{name}" for name in Prices.model_fields),
-            *(f"reward.{name}" for name in RewardConfig.IDLE_KEYS),
-        }
+        {"ai.path", "human.path", "test.path", "sizes", "seeds", "prices", "ratings", "ranking"}
     )
-    """Keys that may change when a run goes on: no trained model depends on them, or their content is compared."""
 
     @field_validator("reward")
     @classmethod

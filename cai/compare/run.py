@@ -56,7 +56,7 @@ class ComparePlan:
     @property
     def default_out(self) -> Path:
         """`runs/compare-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
+        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def compare_paths(
             inputs=plan.hashes,
             seed=config.seed,
             command=command,
-            free_keys=config.FREE_KEYS,
+            free_keys=config.free_keys,
             other_files=(COMPARISON, PAGE, MARKDOWN, *FIGURES, PAIRS, MODELS),
             keeps_records=False,
             overwrite=overwrite,

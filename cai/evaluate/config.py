@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import StringConstraints, field_validator, model_validator
 
-from cai.config import EngineConfig, SamplingConfig, StageConfig, engine_free_keys
+from cai.config import EngineConfig, SamplingConfig, StageConfig
 from cai.evaluate.records import JUDGE, TaskName
 from cai.feedback.judge_config import JudgeConfig
 
@@ -96,9 +96,3 @@ class EvaluateConfig(StageConfig):
     def engines(self) -> Mapping[str, EngineConfig]:
         """The engine of each model by its name, in order."""
         return self.models or {ONLY_MODEL: self.engine}
-
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """Keys that may change when a run goes on, those of all engines included."""
-        engines = [f"models.{name}" for name in self.models]
-        return super().free_keys.union(engine_free_keys("judge_engine"), *map(engine_free_keys, engines))

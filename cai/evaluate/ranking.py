@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from cai.config import StrictModel
 from cai.errors import ConfigError, DataError
@@ -34,6 +35,8 @@ class RankConfig(StrictModel):
     """The policy whose rating is 0. Default: the mean of all policies is."""
     seed: int = 0
     """Of the bootstraps."""
+
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"baseline", "seed"})
 
     @property
     def axes(self) -> Mapping[AxisName, tuple[str, ...]]:

@@ -20,7 +20,6 @@ REPORT, PAGE = "ranking.json", "ranking.md"
 RANKING_FILES = (REPORT, PAGE, *FIGURES)
 
 _NOTHING = "–"
-_FREE_KEYS = frozenset({"baseline", "seed"})
 
 
 def write_ranking(
@@ -42,7 +41,7 @@ def write_ranking(
             inputs={},  # the runs may have grown since; their hashes stand in ranking.json
             seed=inputs.config.seed,
             command=command,
-            free_keys=_FREE_KEYS,
+            free_keys=inputs.config.free_keys,
             other_files=RANKING_FILES,
             keeps_records=False,
             overwrite=overwrite,

@@ -16,7 +16,7 @@ from pydantic import StringConstraints, model_validator
 from rich.console import Console
 
 from cai.author import Author
-from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig, engine_free_keys
+from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig
 from cai.constitution import Constitution, load_constitution
 from cai.data.comparisons import SAMPLED
 from cai.data.dataset import DatasetWriter
@@ -102,11 +102,6 @@ class SampleConfig(StageConfig):
     def engines(self) -> Mapping[str, EngineConfig]:
         """The engine of each policy by its name, in order."""
         return self.policies or {ONLY_POLICY: self.engine}
-
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """Keys that may change when a run goes on, those of all engines included."""
-        return super().free_keys.union(*(engine_free_keys(f"policies.{name}") for name in self.policies))
 
 
 class Sampler:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -65,9 +65,7 @@ class RateConfig(StrictModel):
     allow_host: tuple[str, ...] = ()
     """Further names under which the page is reached, such as that of a reverse proxy."""
 
-
-_FREE_KEYS = frozenset({"raters", "host", "port", "allow_host"})
-"""Keys that may change when a rating directory is gone on with."""
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"raters", "host", "port", "allow_host"})
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def _from_source(config: RateConfig, out: Path | None) -> RatingDirectory:
 
     hashes = {"constitution": constitution.sha256, "comparisons": scan.sha256, "checks": _digest(_checks(config))}
     if out is None:
-        out = run_path("rate", config.model_dump(mode="json"), hashes, _FREE_KEYS)
+        out = run_path("rate", config.model_dump(mode="json"), hashes, config.free_keys)
     if is_new := not (out / STORE).exists():
         _check_apart(config, wanted())
         _make(out, config, constitution, wanted(), scan.sha256)

@@ -136,7 +136,7 @@ def publish(
             inputs=hashes,
             seed=config.seed,
             command=command,
-            free_keys=config.FREE_KEYS,
+            free_keys=config.free_keys,
             other_files=other_files,
             keeps_records=False,
             overwrite=overwrite,

@@ -2,26 +2,22 @@
 
 Settings count as they are. Files and folders count by what they hold, a constitution by what it means to the stage, the
 result of an earlier stage by what can be read of it (`StageKind.output`). Settings that no result depends on
-(`IDLE_KEYS` of their configuration), such as the size of a batch in an engine, do not count.
+(`idle_keys` of their configuration), such as the size of a batch in an engine, do not count.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from cai import __version__
 from cai.assets import asset_dir, find_asset
-from cai.config import StrictModel
 from cai.constitution import load_constitution
 from cai.data.files import COMPARISON_SETS, PROMPT_SETS
 from cai.pipeline.contents import FileHashes
 from cai.pipeline.recipe import Option
 from cai.pipeline.references import Reference, leaves, read_references
-from cai.strict_yaml import KeyPath, dotted
+from cai.strict_yaml import covers, dotted
 
 
 def ingredients(option: Option, result: Callable[[Reference], str], hashes: FileHashes) -> dict[str, str]:
@@ -33,11 +29,11 @@ def ingredients(option: Option, result: Callable[[Reference], str], hashes: File
     found = {"stage": option.kind.name, "cai": __version__}
     for reference in option.references:
         found[f"result of {reference}"] = result(reference)
-    idle = _idle_keys(option.config) | option.kind.unused(option.config)
+    idle = option.config.idle_keys | option.kind.unused(option.config)
     blind = option.kind.blind if getattr(option.config, "templates", None) is None else frozenset()
     for key, value in leaves(option.config.model_dump(mode="json")):
         name = dotted(key)
-        if name in idle or value is None or value in ([], {}):
+        if covers(idle, key) or value is None or value in ([], {}):
             continue
         if isinstance(value, str) and not read_references(value):
             if key[-1] == "constitution":
@@ -73,20 +69,3 @@ def _content(value: str, hashes: FileHashes) -> str | None:
         if shipped is not None:
             return hashes.of(shipped)
     return None
-
-
-def _idle_keys(config: BaseModel, at: KeyPath = ()) -> frozenset[str]:
-    """Dotted keys that no result depends on."""
-    found: set[str] = set()
-    if isinstance(config, StrictModel):
-        found |= {dotted((*at, name)) for name in config.IDLE_KEYS}
-    for name in type(config).model_fields:
-        found |= _idle_within(getattr(config, name), (*at, name))
-    return frozenset(found)
-
-
-def _idle_within(value: Any, at: KeyPath) -> frozenset[str]:
-    if isinstance(value, BaseModel):
-        return _idle_keys(value, at)
-    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else ()
-    return frozenset(key for name, one in inner for key in _idle_within(one, (*at, name)))

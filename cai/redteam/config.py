@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig, engine_free_keys
+from cai.config import EngineConfig, Positive, SamplingConfig, Share, StageConfig
 from cai.evaluate.config import grading_faults
 from cai.feedback.judge_config import JudgeConfig
 
@@ -108,8 +108,3 @@ class RedTeamConfig(StageConfig):
     def all_strategies(self) -> tuple[str, ...]:
         """The strategies in the order in which they are tried, with each round of `bred` as one."""
         return self.scripted_strategies + self.bred_strategies
-
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """Keys that may change when a run goes on, those of all engines included."""
-        return super().free_keys | engine_free_keys("attacker_engine") | engine_free_keys("judge_engine")

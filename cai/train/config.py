@@ -94,11 +94,6 @@ class TrainConfig(StrictModel):
 
     IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "report_to"})
 
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """Keys that may change when a run goes on: its weights do not depend on them."""
-        return self.IDLE_KEYS
-
 
 class TrlConfig(TrainConfig):
     """What the trainings over TRL's trainers have."""

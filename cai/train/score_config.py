@@ -41,6 +41,4 @@ class ScoreConfig(StrictModel):
     """Run Python code that comes with the model. Only for models you trust."""
 
     IDLE_KEYS: ClassVar[frozenset[str]] = frozenset({"max_failure_share", "batch_size", "device"})
-    FREE_KEYS: ClassVar[frozenset[str]] = IDLE_KEYS | {"model", "responses", "ensemble_by", "penalty", "limit"}
-    """Keys that may change when a run goes on: the members' rewards do not depend on them, or their content is
-    compared."""
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"model", "responses", "ensemble_by", "penalty", "limit"})

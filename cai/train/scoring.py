@@ -50,7 +50,7 @@ class ScoringInputs:
     @property
     def default_out(self) -> Path:
         """`runs/score-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.FREE_KEYS)
+        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def score_responses(
             inputs=inputs.hashes,
             seed=_SEED,
             command=command,
-            free_keys=config.FREE_KEYS,
+            free_keys=config.free_keys,
             other_files=(SCORES, SUMMARY),
             overwrite=overwrite,
         ) as run,

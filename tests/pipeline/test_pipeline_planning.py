@@ -26,6 +26,7 @@ def key(folder: Path, settings: str) -> str:
     [
         ("stage: sample", "max_failure_share: 0.5", False),
         ("stage: sample", "engine: {device: cpu, batch_size: 3}", False),
+        ("stage: sample", "engine: {base_url: [http://a/v1, http://b/v1]}", False),
         ("stage: sample", "engine: {dtype: float32}", True),
         ("stage: sample", "limit: 3", True),
         ("stage: judge-check", "max_failure_share: 0.5", False),
@@ -35,6 +36,7 @@ def key(folder: Path, settings: str) -> str:
         (SCORE, "limit: 3", True),
         (SCORE, "penalty: 2", True),
         (DPO, "save_steps: 7, logging_steps: 3", False),
+        (DPO, "report_to: [none]", False),
         (DPO, "beta: 0.3", True),
         (COMPARE, "reward: {save_total_limit: 1}", False),
         (COMPARE, "seeds: 2", True),

@@ -19,7 +19,7 @@ from vllm_stub import STOP, VllmStub, completion, written
 
 from cai.errors import CaiError, ConfigError, EngineError, RunDirError
 from cai.train.ppo import vllm_writer
-from cai.train.ppo.vllm_config import ADAPTERS, VllmRolloutConfig, vllm_free_keys, vllm_problems
+from cai.train.ppo.vllm_config import ADAPTERS, VllmRolloutConfig, vllm_problems
 from cai.train.ppo.vllm_writer import VllmWriter
 
 OTHER_STOP = 4
@@ -550,13 +550,3 @@ def test_a_training_that_a_server_cannot_write_for_is_refused() -> None:
         (said,) = vllm_problems(use_peft=True, temperature=temperature)
         assert said == f"vLLM samples at temperatures from 0.01 to 2 alone, and temperature is {temperature:g}"
     assert len(vllm_problems(use_peft=False, temperature=3.0)) == 2
-
-
-def test_a_run_may_go_on_with_another_server() -> None:
-    assert vllm_free_keys("server") == {
-        "server.base_url",
-        "server.adapter_dir",
-        "server.api_key_env",
-        "server.timeout",
-        "server.max_retries",
-    }

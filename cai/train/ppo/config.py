@@ -4,12 +4,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cai.config import Positive, Share, StrictModel, engine_free_keys
+from cai.config import Positive, Share, StrictModel
 from cai.data.prompts import PromptSource
 from cai.train.config import Count, Rate, TrainConfig
 from cai.train.monitor.config import MonitorConfig
 from cai.train.ppo.reward_config import RewardSourceConfig
-from cai.train.ppo.vllm_config import VllmRolloutConfig, vllm_free_keys, vllm_problems
+from cai.train.ppo.vllm_config import VllmRolloutConfig, vllm_problems
 
 Discount = Annotated[float, Field(gt=0, le=1)]
 Clip = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -94,15 +94,7 @@ class PpoConfig(TrainConfig):
     max_failure_share: Share = 0.1
     """Training stops when a greater share of a batch could not be scored."""
 
-    IDLE_KEYS: ClassVar[frozenset[str]] = (
-        TrainConfig.IDLE_KEYS | {"rollout_batch_size", "max_failure_share"} | vllm_free_keys("vllm")
-    )
-
-    @property
-    def free_keys(self) -> frozenset[str]:
-        """Keys that may change when a run goes on, those of the judges' engines included."""
-        rewards = ("gold", *(f"rewards.{place}" for place in range(len(self.rewards))))
-        return super().free_keys.union(*(engine_free_keys(f"{reward}.judge.engine") for reward in rewards))
+    IDLE_KEYS: ClassVar[frozenset[str]] = TrainConfig.IDLE_KEYS | {"rollout_batch_size", "max_failure_share", "vllm"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

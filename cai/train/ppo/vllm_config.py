@@ -55,11 +55,6 @@ class VllmRolloutConfig(StrictModel):
         )
 
 
-def vllm_free_keys(path: str) -> frozenset[str]:
-    """Dotted keys of the server at `path` of a configuration that responses do not depend on."""
-    return frozenset(f"{path}.{name}" for name in VllmRolloutConfig.model_fields)
-
-
 def vllm_problems(*, use_peft: bool, temperature: float) -> list[str]:
     """Why a server cannot write the responses of such a training; each a clause for an error message."""
     problems = []
