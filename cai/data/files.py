@@ -301,7 +301,8 @@ def _check_columns(path: Path, names: Sequence[str], column: str | None) -> None
         DataError: no column can hold the prompt.
     """
     if set(names).isdisjoint(PROMPT_COLUMNS if column is None else (column,)):
-        hint = closest(column, names) if column else "; name the one to read with --prompt-column"
+        remedy = "; rename the one that holds the prompt, or name it with --prompt-column where the command has that"
+        hint = closest(column, names) if column else remedy
         raise _fault(path, f"has {wanted_columns(column)}, only {listed(names)}{hint}")
 
 

@@ -15,8 +15,6 @@ from transformers import TrainerCallback
 from cai.journal import write_file
 from cai.progress import StageProgress
 
-METRICS = "metrics.jsonl"
-
 
 class Progress(TrainerCallback):  # type: ignore[misc]
     """Shows steps, rate, time left and the latest figures."""

@@ -27,8 +27,8 @@ from cai.data.rows import Reject
 from cai.engines.weights import TRAINED
 from cai.errors import StageError
 from cai.rundir import Manifest, RunDir
-from cai.train.callbacks import METRICS
 from cai.train.config import TrainConfig
+from cai.train.monitor.files import METRICS
 
 RESULTS, CURVES, CHECKPOINTS, START, TENSORBOARD = "results.json", "curves.svg", "checkpoints", "start", "tensorboard"
 FILES = (METRICS, RESULTS, CURVES, START, CHECKPOINTS, TENSORBOARD, TRAINED)

@@ -23,13 +23,14 @@ from cai.engines.weights import TRAINED, Weights
 from cai.errors import ConfigError, StageError
 from cai.journal import partial_path, whole_folder
 from cai.train.arguments import trainer_arguments
-from cai.train.callbacks import METRICS, AskedSteps, MetricsFile, Progress, StopOnSignal, gentle_stop
+from cai.train.callbacks import AskedSteps, MetricsFile, Progress, StopOnSignal, gentle_stop
 from cai.train.card import write_model_cards
 from cai.train.checkpoints import CheckpointKeeper, last_checkpoint, remove_torn, tokens_before
 from cai.train.config import TrainConfig
 from cai.train.curves import write_curves
 from cai.train.lifecycle import CHECKPOINTS, CURVES, START, TENSORBOARD, TrainedModel, run_training
 from cai.train.models import Start, complete_model, merge_start
+from cai.train.monitor.files import METRICS
 from cai.train.plan import Plan
 from cai.train.precision import weights_dtype
 

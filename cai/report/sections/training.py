@@ -63,7 +63,8 @@ def training_headlines(collected: Collected) -> Iterator[tuple[str, str]]:
         results = run.result(_RESULTS, _Results)
         if results is not None and results.evaluation is not None:
             overall = results.evaluation.sources[0]
-            yield f"reward model {run.name}", f"accuracy {share(overall.accuracy)} on {overall.pairs:,} held-out pairs"
+            pairs = "1 held-out pair" if overall.pairs == 1 else f"{overall.pairs:,} held-out pairs"
+            yield f"reward model {run.name}", f"accuracy {share(overall.accuracy)} on {pairs}"
         if results is not None and results.collapse is not None:
             flags = ", ".join(flag.name for flag in results.collapse.flags)
             yield f"collapse check of {run.name}", flags or "nothing suggests a collapse"

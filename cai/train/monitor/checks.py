@@ -119,10 +119,10 @@ def check_rule(rule: Rule, now: Probe, start: Probe, figure: Figure, *, seed: in
     then = figure.mean.value - figure.change.value
     threshold = rule.factor * then + rule.offset
     title = MEASURES[rule.measure].title + (f" in {now.unit}" if rule.measure == "length" else "")
-    side = "above" if rule.above else "below"
+    side, bound = ("above", "upper") if rule.above else ("below", "lower")
     return CheckResult(
         name=rule.name or rule.measure,
-        title=title,
+        title=f"{title}, {bound} bound" if rule.measure == "length" else title,
         action=rule.action,
         value=figure.mean.value,
         start=then,

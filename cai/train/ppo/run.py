@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, set_seed
 from cai.engines.weights import TRAINED, Weights
 from cai.journal import whole_folder
 from cai.progress import StageProgress
-from cai.train.callbacks import METRICS, StopOnSignal, gentle_stop
+from cai.train.callbacks import StopOnSignal, gentle_stop
 from cai.train.checkpoints import checkpoint_path, remove_torn
 from cai.train.curves import write_curves
 from cai.train.lifecycle import CHECKPOINTS, CURVES, START, TrainedModel, run_training
 from cai.train.models import complete_model, merge_start
-from cai.train.monitor.files import DRAWING, REPORT, SAMPLES
+from cai.train.monitor.files import DRAWING, METRICS, REPORT, SAMPLES
 from cai.train.monitor.records import MonitorReport, ProbeSample
 from cai.train.ppo.actor import POLICY_ADAPTER, ActorCritic
 from cai.train.ppo.card import write_card
