@@ -29,6 +29,12 @@ class StrictModel(BaseModel):
     what is finished does not depend on."""
 
     @property
+    def changed(self) -> frozenset[str]:
+        """Keys whose value is not their default."""
+        fields = type(self).model_fields.items()
+        return frozenset(name for name, field in fields if getattr(self, name) != field.default)
+
+    @property
     def idle_keys(self) -> frozenset[str]:
         """`IDLE_KEYS` of this configuration and of all within it, in dotted form."""
         return frozenset(dotted(key) for key in _idle_keys(self, ()))

@@ -15,7 +15,7 @@ def refuse_options(config: EngineConfig, unused: Mapping[str, str]) -> None:
     problems = [
         Problem(f"has no effect with the engine `{config.engine}`; {advice}", key=name)
         for name, advice in unused.items()
-        if getattr(config, name) != EngineConfig.model_fields[name].default
+        if name in config.changed
     ]
     if problems:
         raise ConfigError(problems)

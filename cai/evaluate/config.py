@@ -23,8 +23,7 @@ def grading_faults(judge: JudgeConfig, engine: EngineConfig | None) -> list[str]
     wrong = []
     if judge.protocol != ("pointwise",):
         wrong.append("`judge.protocol` must be pointwise, the only one that asks about one reply")
-    unused = [name for name in _UNUSED if getattr(judge, name) != JudgeConfig.model_fields[name].default]
-    if unused:
+    if unused := [name for name in _UNUSED if name in judge.changed]:
         wrong.append(f"`judge` has keys that concern comparisons alone; leave out {', '.join(unused)}")
     if engine is not None and engine.system is not None:
         wrong.append("`judge_engine.system` has no effect on a judge; its system prompts are templates")

@@ -63,7 +63,6 @@ class JudgeConfig(StrictModel):
         wrong = []
         if not self.protocol or len(set(self.protocol)) < len(self.protocol):
             wrong.append("`protocol` names at least one protocol, and each once")
-        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         needs: Mapping[str, frozenset[str]] = {
             "layout": frozenset({"pairwise"}),
             "content_free": frozenset({"pairwise"}),
@@ -76,7 +75,7 @@ class JudgeConfig(StrictModel):
         wrong += [
             f"`{name}` has no effect with the protocol {', '.join(self.protocol)}; leave it out"
             for name, protocols in needs.items()
-            if name in changed and protocols.isdisjoint(self.protocol)
+            if name in self.changed and protocols.isdisjoint(self.protocol)
         ]
         if self.sample_verdicts is not None and "likelihood" in self.protocol:
             wrong.append("the protocol likelihood reads log-probabilities, which `sample_verdicts` does without")
@@ -85,7 +84,7 @@ class JudgeConfig(StrictModel):
                 wrong.append(f"`{name}` is for answers at once; leave out `cot`")
         if self.few_shot is not None and self.cot and "pointwise" in self.protocol and "pairwise" not in self.protocol:
             wrong.append("`few_shot` has no effect with `cot`, whose worked examples are pairwise; leave it out")
-        if "cot_tokens" in changed and not self.cot:
+        if "cot_tokens" in self.changed and not self.cot:
             wrong.append("`cot_tokens` has no effect without `cot`; leave it out")
         if self.clamp is not None and not self.clamp[0] <= 0.5 <= self.clamp[1]:
             wrong.append("`clamp` must enclose 0.5")

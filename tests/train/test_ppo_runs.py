@@ -239,7 +239,8 @@ def test_a_finished_run_is_left_as_it_is_and_another_configuration_is_refused(
     rewarded = cai(*job(work, Path(words[3]), done, reward="letters"))
     assert rewarded.code == 1
     letters = work / "rewards.py"
-    assert f'rewards[0].function is "{letters}:letters", was not set; rewards[0].model is not set, was "' in rewarded.err
+    swapped = f'rewards[0].function is "{letters}:letters", was not set; rewards[0].model is not set, was "'
+    assert swapped in rewarded.err
     assert contents(done) == before
     assert cai(*words, "--save-steps", 5, "--rollout-batch-size", 2).code == 0, "what the weights do not depend on"
 

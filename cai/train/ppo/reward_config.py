@@ -31,12 +31,8 @@ class JudgeRewardConfig(StrictModel):
             wrong.append("`engine.system` has no effect on a judge; its system prompts are templates")
         if self.judge.protocol != ("score",):
             wrong.append("`judge.protocol` must be score, the only one that rates a response by itself")
-        default = JudgeConfig()
-        wrong += [
-            f"`judge.{key}` has no effect on a rating; leave it out"
-            for key in ("clamp", "scale")
-            if getattr(self.judge, key) != getattr(default, key)
-        ]
+        unused = [key for key in ("clamp", "scale") if key in self.judge.changed]
+        wrong += [f"`judge.{key}` has no effect on a rating; leave it out" for key in unused]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -80,12 +76,8 @@ class RewardSourceConfig(StrictModel):
         if sum(source is not None for source in (self.model, self.judge, self.function)) != 1:
             wrong.append("give one of `model`, `judge` and `function`; several sources are several entries of the list")
         elif self.model is None:
-            defaults = {"ensemble_by": "mean", "penalty": PENALTY}
-            wrong += [
-                f"`{key}` has no effect without a reward `model`; leave it out"
-                for key, default in defaults.items()
-                if getattr(self, key) != default
-            ]
+            unused = [key for key in ("ensemble_by", "penalty") if key in self.changed]
+            wrong += [f"`{key}` has no effect without a reward `model`; leave it out" for key in unused]
         if not self.weight:
             wrong.append("`weight` is 0, so the source has no effect; leave it out")
         if wrong:
