@@ -75,7 +75,8 @@ def monitor() -> MonitorReport:
         name="length", action="stop", since=8, value=90.0, start=30.0, threshold=45.0, reason="Replies grow long."
     )
     check = CheckResult(
-        name="length", title="length in tokens", action="stop", value=90.0, start=30.0, threshold=45.0, beyond=True,
+        name="length", title="length in tokens", action="stop", value=90.0, start=30.0, threshold=45.0, above=True,
+        beyond=True,
         reason="Replies grow long.",
     )  # fmt: skip
     return MonitorReport(

@@ -70,7 +70,7 @@ def test_the_monitor_of_reinforcement_learning(tmp_path: Path) -> None:
     page = report(ppo_run(tmp_path / "ppo"))
     chapter = page.chapter("monitor")
     assert notes(chapter, "bad") == ["✗ Since step 8: Replies grow long. Stop, and keep the best checkpoint."]
-    assert chapter.row("length in tokens")[1:] == ["90", "30", "45", "yes"]
+    assert chapter.row("length in tokens")[1:] == ["90", "30", "≤ 45", "yes"]
     assert "Checkpoint to keep: step 6; its score is the highest." in chapter.text
     assert "gold (no gold scores)" in chapter.text
     assert "64 responses to 16 prompts" in chapter.text

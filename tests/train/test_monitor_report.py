@@ -115,9 +115,13 @@ def test_the_page_shows_figures_alerts_and_limits_of_the_view(gold: MonitorRepor
     page = shown(gold)
     first = page.splitlines()[0]
     assert first.startswith("step 100, 64 responses to 16 prompts")
-    assert re.search(r"now +at the start +threshold +flag", first)
+    assert re.search(r"now +at the start +tolerated +flag", first)
     (row,) = (line for line in page.splitlines() if line.startswith("gold since its highest look"))
     assert row.split()[-1] == "alert"
+    longest, shortest = (check.threshold for check in gold.checks if check.title == "length in tokens")
+    lengths = [line for line in page.splitlines() if line.startswith("length in tokens")]
+    assert [line.split()[-2:] for line in lengths] == [["≤", f"{longest:.3g}"], ["≥", f"{shortest:.3g}"]]
+    assert longest > shortest
     figure = gold.looks[-1].figures["gold"].mean.value
     start = gold.looks[0].figures["gold"].mean.value
     assert re.search(rf"gold score +{figure:.3g} +{start:.3g} +–", page)

@@ -191,9 +191,15 @@ def _watched(run: Run, report: MonitorReport) -> Iterator[Block]:
     for alert in report.past_alerts:
         yield Paragraph(f"From step {alert.since} until step {alert.until}: {alert.reason}")
     yield TableBlock(
-        ("check", "now", "at the start", "threshold", "beyond it"),
+        ("check", "now", "at the start", "tolerated", "clearly beyond"),
         tuple(
-            (one.title, number(one.value), number(one.start), number(one.threshold), "yes" if one.beyond else "no")
+            (
+                one.title,
+                number(one.value),
+                number(one.start),
+                f"{one.tolerated_sign} {number(one.threshold)}",
+                "yes" if one.beyond else "no",
+            )
             for one in report.checks
         ),
     )

@@ -119,14 +119,15 @@ def check_rule(rule: Rule, now: Probe, start: Probe, figure: Figure, *, seed: in
     then = figure.mean.value - figure.change.value
     threshold = rule.factor * then + rule.offset
     title = MEASURES[rule.measure].title + (f" in {now.unit}" if rule.measure == "length" else "")
-    side, bound = ("above", "upper") if rule.above else ("below", "lower")
+    side = "above" if rule.above else "below"
     return CheckResult(
         name=rule.name or rule.measure,
-        title=f"{title}, {bound} bound" if rule.measure == "length" else title,
+        title=title,
         action=rule.action,
         value=figure.mean.value,
         start=then,
         threshold=threshold,
+        above=rule.above,
         beyond=beyond,
         reason=(
             f"{title[0].upper()}{title[1:]}: {rule.shown(figure.mean.value)}, at the start {rule.shown(then)}; "
@@ -164,6 +165,7 @@ def check_gold(now: Probe, earlier: Sequence[Probe], *, seed: int) -> CheckResul
         value=gold.value,
         start=0.0,
         threshold=0.0,
+        above=False,
         beyond=beyond,
         reason=(
             f"Since step {best.step}, where gold was highest, it has moved by {_interval(gold)} and the proxy by "
@@ -199,6 +201,7 @@ def check_length_correlation(start: Probe, longer: bool, correlation: Figure, co
         value=found.value,
         start=_mean([value for values in before.values() for value in values]) if before else None,
         threshold=limit,
+        above=True,
         beyond=beyond,
         reason=(
             f"Within a prompt, score and length correlate by {found.value:.2f} ({found.low:.2f} to {found.high:.2f}), "
@@ -218,6 +221,7 @@ def check_length_control(longer: bool, found: LengthControl, config: MonitorConf
         value=found.surviving.value,
         start=0.0,
         threshold=config.gain_surviving * found.gain.value,
+        above=False,
         beyond=beyond,
         reason=(
             f"Of a score gain of {_interval(found.gain)}, {_interval(found.surviving)} is left among responses of like "
@@ -236,6 +240,7 @@ def check_phrases(found: Sequence[PhraseGrowth], config: MonitorConfig) -> Check
             value=0.0,
             start=0.0,
             threshold=config.phrase_rise,
+            above=True,
             beyond=False,
             reason="No phrase has spread beyond chance.",
         )
@@ -247,6 +252,7 @@ def check_phrases(found: Sequence[PhraseGrowth], config: MonitorConfig) -> Check
         value=first.share,
         start=first.start,
         threshold=first.start + config.phrase_rise,
+        above=True,
         beyond=True,
         reason=(
             f"“{visible(first.text)}” {'ends' if first.kind == 'closing' else 'is in'} {first.share:.0%} of the "

@@ -125,7 +125,7 @@ def _draw_scores(axes: "Axes", report: MonitorReport) -> None:
         axes.plot(d, gold_rl(d, fit.alpha, fit.beta), color=_ORANGE, linewidth=1, linestyle="--", label="gold, fitted")
         if fit.peak is not None and fit.peak <= end:
             axes.axvline(fit.peak, color=_GREY, linewidth=1, linestyle=":", label="its peak")
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", facecolor="white", edgecolor="none")  # curves begin at 0 and spread to the right
     _mark(axes, [(look.distance if by_distance else look.step, look) for look in looks], ("gold_falls",))
     _finish(axes)
 
@@ -156,7 +156,7 @@ def _draw_figures(axes: "Axes", looks: Sequence[Look], names: Mapping[str, str],
         _say_nothing(axes)
         return
     if len(names) > 1:
-        axes.legend(frameon=False)
+        axes.legend(facecolor="white", edgecolor="none")
     _mark(axes, [(look.step, look) for look in looks], _PANELS[panel])
     _finish(axes)
 

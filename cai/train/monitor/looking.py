@@ -205,7 +205,7 @@ def _alert(row: Sequence[tuple[int, CheckResult]], needed: int, in_a_row: int, *
     if len(row) >= needed:
         last = row[-1][1]
         action = last.action if len(row) >= in_a_row else "warn"
-        told = last.model_dump(exclude={"title", "beyond", "action"})
+        told = last.model_dump(exclude={"title", "above", "beyond", "action"})
         yield Alert(**told, action=action, since=row[0][0], until=until)
 
 

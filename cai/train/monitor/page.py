@@ -39,14 +39,14 @@ def render_report(report: MonitorReport) -> Table:
 def _figures(report: MonitorReport) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column(f"step {report.step}, {report.responses} responses to {report.prompts} prompts")
-    for name in ("now", "at the start", "threshold", "flag"):
+    for name in ("now", "at the start", "tolerated", "flag"):
         table.add_column(name, justify="right")
     for title, now, start in _unchecked(report):
         table.add_row(title, _number(now), _number(start), _NOTHING, "")
     alerts = {alert.name for alert in report.alerts}
     for check in report.checks:
         flag = _ALERT if check.name in alerts else _BEYOND if check.beyond else ""
-        numbers = map(_number, (check.value, check.start, check.threshold))
+        numbers = (_number(check.value), _number(check.start), f"{check.tolerated_sign} {_number(check.threshold)}")
         table.add_row(check.title, *numbers, flag, style="yellow" if flag else "")
     return table
 

@@ -173,10 +173,17 @@ class CheckResult(Record):
     start: float | None
     """None where the start has no such figure, or none is needed."""
     threshold: float
+    above: bool
+    """Whether it is values above the threshold that are not tolerated, and not those below."""
     beyond: bool
     """Whether the value is beyond the threshold by more than noise."""
     reason: str
     """For people."""
+
+    @property
+    def tolerated_sign(self) -> str:
+        """The sign of what is tolerated, for the threshold to follow."""
+        return "≤" if self.above else "≥"
 
 
 class Alert(Record):

@@ -133,6 +133,7 @@ def check_steps(
         value=now,
         start=start,
         threshold=limit,
+        above=rule.above,
         beyond=beyond,
         reason=worded(now, beyond),
     )
