@@ -131,6 +131,17 @@ def test_padding_and_neighbours_change_nothing(tmp_path: Path, tiny: Path, kind:
         torch.testing.assert_close((whole[:, :length] * texts.response_mask), found, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_logits_that_a_response_is_read_by_are_computed(tmp_path: Path, tiny: Path, kind: Kind) -> None:
+    actor = actor_of(plan(tmp_path, tiny, kind))
+    texts = texts_of(PROMPTS, RESPONSES)
+    shapes = []
+    with actor.playing("policy") as model:
+        model.get_output_embeddings().register_forward_hook(lambda _, __, logits: shapes.append(logits.shape))
+    actor("policy", texts).logprobs.sum().backward()
+    assert shapes == [(*texts.response_mask.shape, model.config.vocab_size)]
+
+
 def test_positions_count_the_real_tokens() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
     assert positions(mask)[0].tolist() == [0, 0, 0, 1, 2]

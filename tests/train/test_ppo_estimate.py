@@ -135,9 +135,9 @@ def test_activations_logits_and_cache_by_hand() -> None:
     memory = told(asked).memory
     cache = torch.zeros(5, 2, 32, 16).nbytes * 2 * 4  # rows, key heads, tokens, width; keys and values; layers
     assert memory.cache * GIB == pytest.approx(cache)
-    logits = torch.zeros(3, 13, 130).nbytes
-    assert 3 * 3 > 5
-    assert memory.logits * GIB == pytest.approx(3 * logits + 3 * logits * 3)
+    logits = torch.zeros(3, 12, 130).nbytes
+    assert 2 * 3 > 5
+    assert memory.logits * GIB == pytest.approx(2 * logits + 3 * 2 * logits)
     double = told(config(per_device_train_batch_size=6, batch_size=8)).memory
     assert double.activations == pytest.approx(
         2 * told(config(per_device_train_batch_size=3, batch_size=8)).memory.activations
@@ -146,7 +146,7 @@ def test_activations_logits_and_cache_by_hand() -> None:
         8 / 6 * double.activations
     )
     large = told(config(per_device_train_batch_size=1, rollout_batch_size=8), llama(vocab_size=100_000)).memory
-    assert large.logits * GIB == pytest.approx(8 * 13 * 100_000 * 4 + 3 * 4 * CHUNK)
+    assert large.logits * GIB == pytest.approx(8 * 12 * 100_000 * 4 + 3 * 4 * CHUNK)
     less = told(config(gradient_checkpointing=True)).memory.activations
     assert less < told(config()).memory.activations / 2
     assert memory.total == pytest.approx(sum(getattr(memory, name) for name in PpoMemory.model_fields))
@@ -182,12 +182,11 @@ def test_operations_are_those_that_torch_counts(kind: Any, tmp_path: Path, tiny:
     updating = 3 * sum(counted(actor, role, 20, 10, learns=True) for role in ("policy", "value"))
     shape = shape_of(ready.config, ready.start.config, scores=False)
     found = estimated(ready.config, sizes(ready.config, ready.start.config, shape=shape, mean=20.0), 1e9, 1e8)
-    # Attention scores are left out, which count in a model as narrow as this one.
-    assert found.reading * 1e9 * EFFICIENCY == pytest.approx(reading, rel=0.25)
-    assert found.updating * 1e9 * EFFICIENCY == pytest.approx(updating, rel=0.25)
-    assert found.reading * 1e9 * EFFICIENCY < reading
+    # The head of the values is counted at tokens of the prompts too, where it has no part.
+    assert found.reading * 1e9 * EFFICIENCY == pytest.approx(reading, rel=1e-3)
+    assert found.updating * 1e9 * EFFICIENCY == pytest.approx(updating, rel=0.05)
     written = counted(actor, "policy", 20, 10, learns=False)
-    assert found.writing * 1e8 * EFFICIENCY == pytest.approx(written, rel=0.25)
+    assert found.writing * 1e8 * EFFICIENCY == pytest.approx(written, rel=1e-3)
     assert found.seconds == pytest.approx(3 * (found.writing + found.reading + found.updating))
     assert (found.steps, found.episodes, found.tokens) == (3, 4, 40)
 

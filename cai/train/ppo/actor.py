@@ -114,9 +114,9 @@ class ActorCritic(nn.Module):
             }
             if role == "value":
                 return self.head(model(**inputs).last_hidden_state[:, texts.width - 1 : -1])
-            length = texts.response_mask.shape[1]
-            logits = model(**inputs, logits_to_keep=length + 1).logits[:, -length - 1 : -1]
             responses = texts.input_ids[:, texts.width :]
+            before = torch.arange(texts.width - 1, texts.input_ids.shape[1] - 1, device=responses.device)
+            logits = model(**inputs, logits_to_keep=before).logits  # a slice of them would cost a copy for its gradient
             return TokenStatistics(
                 token_logprobs(logits, responses, temperature),
                 token_entropies(logits.detach(), temperature) if with_entropies else None,

@@ -197,8 +197,8 @@ def _memory(config: PpoConfig, sizes: Sizes, trained: int) -> PpoMemory:
     micro, rows = (
         min(size, config.batch_size) for size in (config.per_device_train_batch_size, config.rows(sizes.device))
     )
-    # The backward pass has the logits, their gradient, and that of the slice that was taken of them.
-    logits = max(3 * micro, rows) * (config.response_length + 1) * shape.vocabulary
+    read = max(2 * micro, rows)  # the backward pass has the logits and their gradient
+    logits = read * config.response_length * shape.vocabulary
     return PpoMemory(
         weights=base / GIB,
         adapters=(4 * trained if config.use_peft else 0) / GIB,
