@@ -19,8 +19,8 @@ from cai.data.rows import Reject, SeenIds, ignore
 from cai.engines import Engine
 from cai.prompting import Templates
 from cai.records import Prompt, RevisionChain
-from cai.rundir import RunDir
-from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
+from cai.rundir import RunDir, run_path
+from cai.running import Job, Outcome, Phase, run_facts, run_job
 from cai.stage import OnStep, WorkItem
 
 STAGE = "critique-revise"
@@ -57,7 +57,7 @@ class Inputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(self.constitution.name, self.config, self.hashes)
+        return run_path(self.constitution.name, self.config, self.hashes)
 
 
 def load_inputs(config: CritiqueReviseConfig) -> Inputs:

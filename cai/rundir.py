@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai import __version__
+from cai.config import StrictModel
 from cai.errors import RunDirError, StageError
 from cai.journal import (
     Journal,
@@ -336,13 +337,18 @@ def shared_keys_digest(config: Mapping[str, Any], inputs: Mapping[str, str], fre
     return sha256(json.dumps([kept, dict(inputs)], sort_keys=True).encode()).hexdigest()
 
 
-def run_path(name: str, config: Mapping[str, Any], inputs: Mapping[str, str], free_keys: frozenset[str]) -> Path:
+def run_path(
+    name: str, config: StrictModel, inputs: Mapping[str, str], free_keys: frozenset[str] | None = None
+) -> Path:
     """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own.
 
-    `name` may be any text, such as the one a constitution gives itself.
+    `name` may be any text, such as the one a constitution gives itself. Keys that make no other run are those of
+    `config`, if no others are named.
     """
+    free = config.free_keys if free_keys is None else free_keys
+    digest = shared_keys_digest(config.model_dump(mode="json"), inputs, free)
     folder = _NO_FOLDER_NAME.sub("-", name).strip("-.")[:80] or "run"
-    return Path("runs") / f"{folder}-{shared_keys_digest(config, inputs, free_keys)[:8]}"
+    return Path("runs") / f"{folder}-{digest[:8]}"
 
 
 def _differences(old: Manifest, new: Manifest, free_keys: frozenset[str]) -> list[str]:

@@ -22,7 +22,7 @@ from cai.data.rows import Reject
 from cai.engines import Engine, open_engine
 from cai.progress import StageProgress
 from cai.records import Failure, Record, StageResult
-from cai.rundir import Manifest, RunDir, run_path
+from cai.rundir import Manifest, RunDir
 from cai.stage import OnStep, WorkItem, run_interruptible, run_stage, sigterm_interrupts
 
 InputT = TypeVar("InputT")
@@ -82,11 +82,6 @@ class Outcome(Generic[CountsT]):
     counts: CountsT
     progress: StageProgress
     """Of this session."""
-
-
-def default_out(name: str, config: StageConfig, hashes: Mapping[str, str]) -> Path:
-    """`runs/NAME-HASH`: the same command finds its run again, another configuration gets its own."""
-    return run_path(name, config.model_dump(mode="json"), hashes, config.free_keys)
 
 
 def run_job(

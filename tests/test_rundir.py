@@ -10,6 +10,7 @@ import pytest
 from labels import judgement, label
 
 from cai import rundir
+from cai.config import EngineConfig
 from cai.errors import RunDirError
 from cai.journal import partial_path, read_lines
 from cai.records import Failure, ResponseSample, StageResult, Step, Usage
@@ -450,7 +451,7 @@ def test_the_digest_follows_all_that_results_depend_on() -> None:
     ],
 )
 def test_the_name_of_a_run_is_one_folder_below_runs(name: str, folder: str) -> None:
-    path = run_path(name, {}, {}, frozenset())
+    path = run_path(name, EngineConfig(), {})
     assert path.parent == Path("runs")
     assert path.name.rpartition("-")[0] == folder
 

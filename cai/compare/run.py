@@ -56,7 +56,7 @@ class ComparePlan:
     @property
     def default_out(self) -> Path:
         """`runs/compare-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
+        return run_path(STAGE, self.config, self.hashes)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cai.evaluate.tasks import REPLIES_OF, TASKS
 from cai.evaluate.tasks.compliance import Compliance
 from cai.feedback.judge_config import check_constitution
 from cai.feedback.prompts import JudgePrompts
-from cai.running import default_out
+from cai.rundir import run_path
 
 STAGE = "evaluate"
 _NO_REPLY_LOGPROB = "openai"
@@ -72,7 +72,7 @@ class EvaluateInputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(STAGE, self.config, self.hashes)
+        return run_path(STAGE, self.config, self.hashes)
 
     @property
     def total(self) -> int:

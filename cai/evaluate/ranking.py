@@ -65,7 +65,7 @@ class RankInputs:
     @property
     def default_out(self) -> Path:
         """Where the ranking goes that names no directory."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, frozenset())
+        return run_path(STAGE, self.config, self.hashes, free_keys=frozenset())
 
 
 def load_ranking(config: RankConfig) -> RankInputs:

@@ -34,8 +34,8 @@ from cai.feedback.pairing import distinct
 from cai.feedback.prompts import JudgePrompts
 from cai.prompting import with_system
 from cai.records import Comparison, ContrastSample, Prompt, Response, Side, stable_seed
-from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
+from cai.rundir import RunDir, read_records, run_path
+from cai.running import Job, Outcome, Phase, run_facts, run_job
 from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "contrast"
@@ -147,7 +147,7 @@ class ContrastInputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(f"{STAGE}-{self.constitution.name}", self.config, self.hashes)
+        return run_path(f"{STAGE}-{self.constitution.name}", self.config, self.hashes)
 
 
 def load_contrast_inputs(config: ContrastConfig) -> ContrastInputs:

@@ -20,7 +20,8 @@ from cai.feedback.judge import Judge
 from cai.feedback.judge_config import PARTS, JudgeConfig, check_constitution
 from cai.feedback.prompts import JudgePrompts
 from cai.records import Comparison, Label
-from cai.running import Phase, default_out
+from cai.rundir import run_path
+from cai.running import Phase
 from cai.stage import OnStep, WorkItem
 
 
@@ -87,7 +88,7 @@ class JudgingInputs:
 
     def default_out(self, stage: str) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(f"{stage}-{self.constitution.name}", self.config, self.hashes)
+        return run_path(f"{stage}-{self.constitution.name}", self.config, self.hashes)
 
 
 def unread(templates: object) -> frozenset[str]:

@@ -32,8 +32,8 @@ from cai.feedback.pairing import Pairing, choose_pairs
 from cai.feedback.prompts import JudgePrompts
 from cai.prompting import Templates
 from cai.records import Prompt, Response, ResponseSample, Step, Usage
-from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
+from cai.rundir import RunDir, read_records, run_path
+from cai.running import Job, Outcome, Phase, run_facts, run_job
 from cai.stage import OnStep, WorkItem, gather_all
 
 STAGE = "sample"
@@ -186,7 +186,7 @@ class SampleInputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(STAGE, self.config, self.hashes)
+        return run_path(STAGE, self.config, self.hashes)
 
 
 def load_sample_inputs(config: SampleConfig) -> SampleInputs:

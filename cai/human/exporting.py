@@ -70,7 +70,7 @@ class ExportInputs:
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
         name = Path(self.config.ratings).resolve().name
-        return run_path(f"{STAGE}-{name}", self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
+        return run_path(f"{STAGE}-{name}", self.config, self.hashes)
 
 
 def load_export(config: ExportConfig) -> ExportInputs:

@@ -115,7 +115,7 @@ class ImportInputs:
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
         config = self.config
-        return run_path(f"{STAGE}-{config.format}", config.model_dump(mode="json"), self.hashes, config.free_keys)
+        return run_path(f"{STAGE}-{config.format}", config, self.hashes)
 
 
 def load_import(config: ImportConfig) -> ImportInputs:

@@ -138,7 +138,7 @@ def _from_source(config: RateConfig, out: Path | None) -> RatingDirectory:
 
     hashes = {"constitution": constitution.sha256, "comparisons": scan.sha256, "checks": _digest(_checks(config))}
     if out is None:
-        out = run_path("rate", config.model_dump(mode="json"), hashes, config.free_keys)
+        out = run_path("rate", config, hashes)
     if is_new := not (out / STORE).exists():
         _check_apart(config, wanted())
         _make(out, config, constitution, wanted(), scan.sha256)

@@ -49,7 +49,7 @@ class IteratePlan:
     @property
     def default_out(self) -> Path:
         """`runs/iterate-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, frozenset())
+        return run_path(STAGE, self.config, self.hashes, free_keys=frozenset())
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ from cai.redteam.coverage import Tried, read_tried
 from cai.redteam.output import FILES, write_output
 from cai.redteam.records import Part, RedTeamRecord
 from cai.redteam.strategies import Plan, Strategies, load_strategies, plan
-from cai.rundir import RunDir, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_job
+from cai.rundir import RunDir, read_records, run_path
+from cai.running import Job, Outcome, Phase, run_job
 from cai.stage import OnStep, WorkItem
 from cai.strict_yaml import nearest
 
@@ -111,7 +111,7 @@ class RedTeamInputs:
     @property
     def default_out(self) -> Path:
         """Where the run goes that names no directory."""
-        return default_out(STAGE, self.config, self.hashes)
+        return run_path(STAGE, self.config, self.hashes)
 
 
 def load_red_team(config: RedTeamConfig) -> RedTeamInputs:

@@ -97,7 +97,7 @@ class Plan(Generic[ConfigT, ExampleT]):
     def default_out(self) -> Path:
         """`runs/train-KIND-HASH`: the same command finds its run again, another configuration gets its own."""
         config = self.config
-        return run_path(f"train-{self.kind}", config.model_dump(mode="json"), self.hashes, config.free_keys)
+        return run_path(f"train-{self.kind}", config, self.hashes)
 
 
 def plan_sft(config: SftConfig) -> Plan[Any, Any]:

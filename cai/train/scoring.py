@@ -50,7 +50,7 @@ class ScoringInputs:
     @property
     def default_out(self) -> Path:
         """`runs/score-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path(STAGE, self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
+        return run_path(STAGE, self.config, self.hashes)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class PpoPlan:
 
     def default_out(self) -> Path:
         """`runs/train-ppo-HASH`: the same command finds its run again, another configuration gets its own."""
-        return run_path("train-ppo", self.config.model_dump(mode="json"), self.hashes, self.config.free_keys)
+        return run_path("train-ppo", self.config, self.hashes)
 
 
 def plan_ppo(config: PpoConfig) -> PpoPlan:
