@@ -87,6 +87,7 @@ def test_killed_in_each_stage_it_comes_to_its_end(tmp_path: Path) -> None:
             assert output.count(f"{name}: {run.stage} goes on in ") == 1
             manifest = json.loads((out / run.path / "manifest.json").read_bytes())
             assert (manifest["state"], manifest["sessions"]) == ("finished", 2)
+            assert manifest["failures"].keys() <= {"off_option"}  # which a small judge's answers may be
         for metrics in (out / run.path).rglob(METRICS):
             steps = [row["step"] for row in map(json.loads, whole_lines(metrics)) if "loss" in row]
             assert steps == sorted(set(steps))
