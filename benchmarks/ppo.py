@@ -1,10 +1,11 @@
 """Speed and memory of our PPO against TRL 1.12.0's PPOTrainer, the last release that has it, on the same prompts.
 
-Arms, two with a LoRA adapter and two with full fine-tuning:
+Arms, three with a LoRA adapter and three with full fine-tuning:
 
 - ours-lora: one base with an adapter for the policy and one for the values; the base alone is the reference;
 - trl-lora: an adapter on the policy; the values are a whole model;
-- ours-full, trl-full: policy, reference and values are models of their own.
+- ours-full, trl-full: policy, reference and values are models of their own;
+- ours-lora-shared, ours-full-shared: the values are read off the policy (`shared_trunk`).
 
 All have the same reward model beside that: the model itself with a random head. Each run is a process of its own, with
 the same prompts in the same order, batch, micro-batch, epochs, response length, end token and precision; the arms take
@@ -38,7 +39,20 @@ from common import (
     ratios,
     versions,
 )
-from ppo_records import ARMS, JOB, OURS_FULL, OURS_LORA, TRL_FULL, TRL_LORA, Clocks, Measured, Workload
+from ppo_records import (
+    ARMS,
+    JOB,
+    OURS_FULL,
+    OURS_FULL_SHARED,
+    OURS_LORA,
+    OURS_LORA_SHARED,
+    TRL_ARMS,
+    TRL_FULL,
+    TRL_LORA,
+    Clocks,
+    Measured,
+    Workload,
+)
 
 from cai.engines.weights import DEFAULT_MODEL
 from cai.errors import ConfigError, EngineError
@@ -62,7 +76,9 @@ class Rivals(NamedTuple):
 
 RIVALS: Mapping[str, Rivals] = {
     "lora": Rivals(OURS_LORA, TRL_LORA, 2.0, 0.5),
+    "lora-shared": Rivals(OURS_LORA_SHARED, TRL_LORA, 2.0, 0.5),
     "full": Rivals(OURS_FULL, TRL_FULL, 1.0, 1.0),
+    "full-shared": Rivals(OURS_FULL_SHARED, TRL_FULL, 1.0, 1.0),
 }
 
 
@@ -114,7 +130,7 @@ class PpoReport(Report):
     """All arms have read as many tokens of prompts."""
     timings: tuple[Timing, ...]
     comparisons: Mapping[str, Comparison]
-    """`lora` and `full`, where both arms ran."""
+    """By the names of `RIVALS`, where both arms ran."""
 
     @property
     def within_targets(self) -> bool:
@@ -180,13 +196,13 @@ def compare(load: Workload, arms: Sequence[str], repeats: int, folder: Path) -> 
         EngineError: TRL's trainer failed.
     """
     python = os.environ.get(PYTHON, "")
-    if not python and any(arm in arms for arm in (TRL_LORA, TRL_FULL)):
+    if not python and any(arm in TRL_ARMS for arm in arms):
         raise ConfigError(f"{PYTHON} is not set; .ci/trl-env prints what it is to be")
     in_fresh_process(prepare, load, folder)
     timings: list[Timing] = []
     for repeat in range(1, repeats + 1):
         for place, arm in enumerate(in_turn(arms, repeat), 1):
-            if arm in (TRL_LORA, TRL_FULL):
+            if arm in TRL_ARMS:
                 found = measure_trl(arm, load.bf16, python, folder)
             else:
                 found = in_fresh_process(measure_ours, arm, load, folder)
@@ -197,8 +213,8 @@ def compare(load: Workload, arms: Sequence[str], repeats: int, folder: Path) -> 
     device = timings[0].measured.device
     environments = {timing.arm: dict(timing.measured.versions) for timing in timings}
     ours, theirs = (
-        next((environments[arm] for arm in group if arm in environments), None)
-        for group in ((OURS_LORA, OURS_FULL), (TRL_LORA, TRL_FULL))
+        next((found for arm, found in environments.items() if (arm in TRL_ARMS) == of_trl), None)
+        for of_trl in (False, True)
     )
     return PpoReport(
         benchmark="ppo",

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from peft import TaskType
 from ppo_meter import SCORING, UPDATE, WRITING, Meter
-from ppo_records import JOB, OURS_LORA, Measured, TrlJob, Workload
+from ppo_records import JOB, OURS_FULL_SHARED, OURS_LORA, OURS_LORA_SHARED, Measured, TrlJob, Workload
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
@@ -53,7 +53,7 @@ def prepare(load: Workload, folder: Path) -> None:
     lines = (json.dumps({"messages": [message.model_dump() for message in prompt.messages]}) for prompt in found)
     (folder / PROMPTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     save_reward_model(load, folder / REWARD)
-    config = ppo_config(load, folder, use_peft=True)
+    config = ppo_config(load, folder, OURS_LORA)
     plan = plan_ppo(config)
     stops, end = stop_tokens(plan.start.weights.base, plan.start.tokenizer), plan.start.tokenizer.eos_token_id
     if stops != {end}:
@@ -91,14 +91,15 @@ def save_reward_model(load: Workload, folder: Path) -> None:
     start.tokenizer.save_pretrained(folder)
 
 
-def ppo_config(load: Workload, folder: Path, *, use_peft: bool) -> PpoConfig:
+def ppo_config(load: Workload, folder: Path, arm: str) -> PpoConfig:
     """Our settings, from which those of TRL are taken; without the monitor and checkpoints, which TRL does not have."""
     return PpoConfig.model_validate(
         {
             "model": load.model,
             "prompts": [{"path": str(folder / PROMPTS)}],
             "rewards": [{"model": str(folder / REWARD)}],
-            "use_peft": use_peft,
+            "use_peft": arm in (OURS_LORA, OURS_LORA_SHARED),
+            "shared_trunk": arm in (OURS_LORA_SHARED, OURS_FULL_SHARED),
             "batch_size": load.batch_size,
             "total_episodes": (load.steps + 1) * load.batch_size,
             "response_length": load.response_length,
@@ -115,7 +116,7 @@ def ppo_config(load: Workload, folder: Path, *, use_peft: bool) -> PpoConfig:
 
 def measure(arm: str, load: Workload, folder: Path) -> Measured:
     """Train for the steps wanted, as `cai train ppo` does it; `folder` is that of `prepare`."""
-    config = ppo_config(load, folder, use_peft=arm == OURS_LORA)
+    config = ppo_config(load, folder, arm)
     plan, meter = plan_ppo(config), Meter(load.steps, _device(load))
     (end,) = stop_tokens(plan.start.weights.base, plan.start.tokenizer)
     write, step = meter.timed(WRITING, trainer.write_responses), trainer.PpoTrainer.step

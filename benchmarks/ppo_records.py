@@ -5,8 +5,10 @@ from typing import Any
 
 from cai.records import Record
 
-OURS_LORA, TRL_LORA, OURS_FULL, TRL_FULL = "ours-lora", "trl-lora", "ours-full", "trl-full"
-ARMS = (OURS_LORA, TRL_LORA, OURS_FULL, TRL_FULL)
+OURS_LORA, OURS_LORA_SHARED, TRL_LORA = "ours-lora", "ours-lora-shared", "trl-lora"
+OURS_FULL, OURS_FULL_SHARED, TRL_FULL = "ours-full", "ours-full-shared", "trl-full"
+TRL_ARMS = (TRL_LORA, TRL_FULL)
+ARMS = (OURS_LORA, OURS_LORA_SHARED, TRL_LORA, OURS_FULL, OURS_FULL_SHARED, TRL_FULL)
 JOB = "job.json"
 """The file with a `TrlJob`."""
 

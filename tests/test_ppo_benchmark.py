@@ -81,13 +81,14 @@ def test_our_arms_meet_the_same_prompts_and_their_parts_make_up_the_time(
 
     monkeypatch.delenv(PYTHON, raising=False)
     hooked = (trainer.write_responses, trainer.optimise, trainer.PpoTrainer.step, ModelReward.score)
-    found = ppo.compare(workload(tiny), ["ours-lora", "ours-full"], 1, tmp_path)
+    arms = ["ours-lora", "ours-full", "ours-lora-shared", "ours-full-shared"]
+    found = ppo.compare(workload(tiny), arms, 1, tmp_path)
     assert (trainer.write_responses, trainer.optimise, trainer.PpoTrainer.step, ModelReward.score) == hooked
 
     job = json.loads((tmp_path / "job.json").read_text())
     # The warm-up, two steps, and a batch that TRL's loader never comes to.
     assert len(job["prompts"]) == (1 + 2 + 1) * 4
-    assert [timing.measured.prompt_tokens for timing in found.timings] == [sum(map(len, job["prompts"][4:12]))] * 2
+    assert [timing.measured.prompt_tokens for timing in found.timings] == [sum(map(len, job["prompts"][4:12]))] * 4
     assert found.same_prompts
     for timing in found.timings:
         assert 8 <= timing.measured.tokens <= 8 * 6
@@ -119,11 +120,19 @@ def test_trl_gets_our_settings_our_prompts_and_the_same_reward_model(ppo: Any, t
     assert (arguments["response_length"], arguments["num_ppo_epochs"], arguments["total_episodes"]) == (7, 3, 12)
     assert arguments["local_rollout_forward_batch_size"] == 16  # ours on a CPU
     assert (arguments["bf16"], arguments["use_cpu"]) == (False, True)
-    ours = ppo_config(load, tmp_path, use_peft=True)
+    ours = ppo_config(load, tmp_path, "ours-lora")
     assert [arguments[name] for name in ("temperature", "learning_rate", "missing_eos_penalty", "kl_coef")] == [
         *(ours.temperature, ours.learning_rate, ours.missing_eos_penalty, ours.kl_coef)
     ]
     assert job["lora"] == {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"}
+
+    asked = {arm: ppo_config(load, tmp_path, arm) for arm in ppo.ARMS if arm.startswith("ours")}
+    assert {arm: (one.use_peft, one.shared_trunk) for arm, one in asked.items()} == {
+        "ours-lora": (True, False),
+        "ours-lora-shared": (True, True),
+        "ours-full": (False, False),
+        "ours-full-shared": (False, True),
+    }
 
     # The first five of the set, as the chat template writes them; each once before any comes again.
     rows = read_prompts(PromptSource(path="red-team"), kind="red_team", on_reject=pytest.fail)

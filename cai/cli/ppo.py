@@ -34,6 +34,7 @@ _OPTIONS = (
     click.option("--reward-function", multiple=True, help="Python function, FILE.py:NAME or module:NAME; repeat it."),
     click.option("--gold", help="Reward model that is watched and not trained on."),
     click.option("--use-peft/--full", default=None, help="LoRA adapters, or whole models. Default: adapters."),
+    click.option("--shared-trunk", is_flag=True, default=None, help="Read the values off the policy: faster, smaller."),
     click.option("--learning-rate", type=float, help="Default: 3e-6."),
     click.option("--total-episodes", type=int, help="Responses to learn from. Default: 20000."),
     click.option("--batch-size", type=int, help="Episodes of a step. Default: 64."),

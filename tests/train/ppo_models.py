@@ -13,16 +13,17 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from cai.records import Message
-from cai.train.ppo.actor import ActorCritic, Texts
+from cai.train.ppo.actor import ActorCritic, Role, Texts, TokenStatistics
 from cai.train.ppo.config import PpoConfig
 from cai.train.ppo.loading import load_actor_critic
 from cai.train.ppo.plan import PpoPlan, plan_ppo
 from cai.train.ppo.rewards import Scored
-from cai.train.ppo.rollout import padded
+from cai.train.ppo.rollout import padded, read_responses
 from cai.train.ppo.trainer import PpoTrainer
 
-Kind = Literal["lora", "full"]
-KINDS: tuple[Kind, ...] = ("lora", "full")
+Kind = Literal["lora", "full", "lora, shared", "full, shared"]
+"""What is trained, and whether the values are read off the policy."""
+KINDS: tuple[Kind, ...] = ("lora", "full", "lora, shared", "full, shared")
 
 PLAIN: Mapping[str, Any] = {
     "use_cpu": True,
@@ -55,7 +56,13 @@ def write_function(path: Path) -> str:
 def config(folder: Path, model: Path, kind: Kind = "lora", **settings: Any) -> PpoConfig:
     """With prompts and a reward function in `folder`, where the settings have no others."""
     folder.mkdir(exist_ok=True)
-    given = {**PLAIN, "model": str(model), "use_peft": kind == "lora", **settings}
+    given = {
+        **PLAIN,
+        "model": str(model),
+        "use_peft": kind.startswith("lora"),
+        "shared_trunk": kind.endswith("shared"),
+        **settings,
+    }
     if "prompts" not in given:
         given["prompts"] = [{"path": str(write_prompts(folder / "prompts.jsonl"))}]
     if "rewards" not in given:
@@ -127,6 +134,26 @@ def some_texts(number: int = 8, seed: int = 0) -> tuple[list[list[int]], list[li
 
 def texts_of(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Texts:
     return padded(prompts, responses, 0, torch.device("cpu"))
+
+
+def read(actor: ActorCritic, role: Role, texts: Texts, temperature: float = 1.0, batch_size: int = 8) -> Tensor:
+    """What a role makes of each token of responses, (n, T), 0 where there is none, wherever values are read off."""
+    values = role == "value"
+    found = read_responses(actor, reader(actor, role), texts, temperature=temperature, batch_size=batch_size)
+    return found[-1 if values else 0]
+
+
+def ask(actor: ActorCritic, role: Role, texts: Texts, temperature: float = 1.0) -> Tensor:
+    """The same with gradients, of padding too."""
+    found: TokenStatistics = actor(reader(actor, role), texts, temperature)
+    tensor = found.values if role == "value" else found.logprobs
+    assert tensor is not None
+    return tensor
+
+
+def reader(actor: ActorCritic, role: Role) -> Role:
+    """The role in whose pass a role is read."""
+    return "policy" if role == "value" and actor.shared else role
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -13,8 +13,10 @@ from ppo_models import (
     KINDS,
     Kind,
     actor_of,
+    ask,
     config,
     plan,
+    read,
     save_gpt2,
     some_texts,
     stir,
@@ -38,14 +40,9 @@ from cai.train.models import merge_start
 from cai.train.ppo.actor import ActorCritic, Role, Texts, ValueHead, positions
 from cai.train.ppo.loading import find_value_start
 from cai.train.ppo.math import kl_k1, kl_k3
-from cai.train.ppo.rollout import read_responses
 
 ROLES: tuple[Role, ...] = ("policy", "reference", "value")
 PROMPTS, RESPONSES = some_texts()
-
-
-def read(actor: ActorCritic, role: Role, texts: Texts, temperature: float = 1.0, batch_size: int = 8) -> Tensor:
-    return read_responses(actor, role, texts, temperature=temperature, batch_size=batch_size)
 
 
 def plain_logprobs(model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
@@ -81,17 +78,19 @@ def plain_models(base: Path, actor: ActorCritic) -> dict[Role, Any]:
         return {
             "policy": adapted(base, actor, "default"),
             "reference": LlamaForCausalLM.from_pretrained(base).eval(),
-            "value": adapted(base, actor, "value"),
+            "value": adapted(base, actor, "default" if actor.shared else "value"),
         }
     policy = AutoModelForCausalLM.from_pretrained(base).eval()
     policy.load_state_dict(actor.policy.state_dict())
     values = AutoModelForCausalLM.from_pretrained(base).eval()
-    values.base_model.load_state_dict(actor.backbone.state_dict())
+    values.base_model.load_state_dict((actor.policy.base_model if actor.shared else actor.backbone).state_dict())
     return {"policy": policy, "reference": AutoModelForCausalLM.from_pretrained(base).eval(), "value": values}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("base", "kind"), [("llama", "lora"), ("llama", "full"), ("gpt2", "full")])
+@pytest.mark.parametrize(
+    ("base", "kind"), [*(("llama", kind) for kind in KINDS), ("gpt2", "full"), ("gpt2", "full, shared")]
+)
 def test_each_role_reads_a_text_in_a_batch_as_a_plain_model_reads_it_alone(
     tmp_path: Path, tiny: Path, base: str, kind: Kind
 ) -> None:
@@ -126,8 +125,7 @@ def test_padding_and_neighbours_change_nothing(tmp_path: Path, tiny: Path, kind:
         for batch_size in (1, 3):
             torch.testing.assert_close(read(actor, role, texts, batch_size=batch_size), found, rtol=0, atol=1e-5)
         torch.testing.assert_close(read(actor, role, wide)[:, :length], found, rtol=0, atol=1e-5)
-        whole = actor(role, wide)  # as it stands, with all its padding
-        whole = whole if role == "value" else whole.logprobs
+        whole = ask(actor, role, wide)  # as it stands, with all its padding
         torch.testing.assert_close((whole[:, :length] * texts.response_mask), found, rtol=0, atol=1e-5)
 
 
@@ -178,16 +176,20 @@ def test_the_gradients_of_one_role_are_its_own(tmp_path: Path, tiny: Path, kind:
     for role in (*ROLES, *reversed(ROLES)):
         read(actor, role, texts)
         assert all(parameter.requires_grad for parameter in actor.trained())  # checkpoints hold what does
+    values = {
+        "lora": ".value.",
+        "full": "backbone.",
+        "lora, shared": ".default.",
+        "full, shared": "policy.model.",  # all but the output layer
+    }[kind]
     own = {
-        "policy": lambda name: ".default." in name if kind == "lora" else name.startswith("policy."),
-        "value": lambda name: (
-            (".value." in name if kind == "lora" else name.startswith("backbone.")) or name.startswith("head.")
-        ),
+        "policy": lambda name: (".default." if actor.adapts else "policy.") in name,
+        "value": lambda name: values in name or name.startswith("head."),
     }
     for role in ("policy", "value", "policy"):
         actor.zero_grad()
-        found = actor(role, texts)
-        (found.square().sum() if role == "value" else found.logprobs.sum()).backward()
+        found = ask(actor, role, texts)
+        (found.square() if role == "value" else found).sum().backward()
         reached = {name for name, each in actor.named_parameters() if each.grad is not None and each.grad.any()}
         assert reached == {name for name, each in actor.named_parameters() if each.requires_grad and own[role](name)}
 
@@ -199,8 +201,8 @@ def test_a_gradient_is_the_same_when_activations_are_recomputed(tmp_path: Path, 
     for checkpointing in (False, True):
         actor = actor_of(plan(tmp_path, tiny, kind, gradient_checkpointing=checkpointing), stirred=True)
         reads = count_calls(actor)
-        actor("policy", texts).logprobs.sum().backward()
-        actor("value", texts).square().sum().backward()
+        ask(actor, "policy", texts).sum().backward()
+        ask(actor, "value", texts).square().sum().backward()
         assert reads["forward"] == (8 if checkpointing else 4)  # two layers, twice or once for each of two roles
         found.append({name: each.grad for name, each in actor.named_parameters() if each.grad is not None})
     assert found[0].keys() == found[1].keys()
@@ -364,6 +366,11 @@ def adapter_of_other_weights(tmp_path: Path, _: Path) -> Path:
             lambda path, _: save_reward_model(path / "rm", num_hidden_layers=1),
             {"use_peft": False},
             "rm is of another architecture",
+        ),
+        (
+            lambda path, tiny: save_reward_adapter(path / "rm", tiny, 0.0),
+            {"shared_trunk": True},
+            "they are read off the policy",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ppo_jobs import job
-from ppo_models import PLAIN, actor_of, plan, texts_of, trainer, write_function, write_prompts
+from ppo_models import KINDS, PLAIN, actor_of, plan, texts_of, trainer, write_function, write_prompts
 from processes import Cai
 from reward_models import save_ensemble, save_reward_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +21,6 @@ from cai.train.ppo.estimate import PpoEstimate, PpoMemory, Sizes, estimate_ppo, 
 from cai.train.ppo.math import CHUNK
 
 GIB = 2**30
-KINDS = ("lora", "full")
 
 
 def config(**settings: Any) -> PpoConfig:
@@ -74,7 +73,7 @@ def test_weights_gradients_and_moments_are_those_of_a_real_training(kind: Any, t
     actor = at_work.actor
     everything = bytes_of(actor.parameters())
     trained = actor.trained()
-    adapters = bytes_of(trained) if kind == "lora" else 0
+    adapters = bytes_of(trained) if actor.adapts else 0
     assert told.parameters == sum(one.numel() for one in AutoModelForCausalLM.from_pretrained(tiny).parameters())
     assert told.trained == sum(one.numel() for one in trained)
     assert told.memory.adapters * GIB == pytest.approx(adapters)
@@ -170,7 +169,7 @@ def counted(actor: Any, role: Any, width: int, length: int, *, learns: bool) -> 
     with torch.set_grad_enabled(learns), FlopCounterMode(display=False) as counter:
         read = actor(role, texts)
         if learns:
-            (read if role == "value" else read.logprobs).sum().backward()
+            sum(each.sum() for each in (read.logprobs, read.values) if each is not None).backward()
     return counter.get_total_flops()
 
 
@@ -178,8 +177,8 @@ def counted(actor: Any, role: Any, width: int, length: int, *, learns: bool) -> 
 def test_operations_are_those_that_torch_counts(kind: Any, tmp_path: Path, tiny: Path) -> None:
     ready = plan(tmp_path, tiny, kind, batch_size=4, total_episodes=12, response_length=10, num_ppo_epochs=3)
     actor = actor_of(ready)
-    reading = sum(counted(actor, role, 20, 10, learns=False) for role in ("policy", "reference", "value"))
-    updating = 3 * sum(counted(actor, role, 20, 10, learns=True) for role in ("policy", "value"))
+    reading = sum(counted(actor, role, 20, 10, learns=False) for role in ("reference", *actor.learners))
+    updating = 3 * sum(counted(actor, role, 20, 10, learns=True) for role in actor.learners)
     shape = shape_of(ready.config, ready.start.config, scores=False)
     found = estimated(ready.config, sizes(ready.config, ready.start.config, shape=shape, mean=20.0), 1e9, 1e8)
     # The head of the values is counted at tokens of the prompts too, where it has no part.

@@ -33,7 +33,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-KINDS = {"lora": (), "full": ("--full", "--learning-rate", 0.003)}
+KINDS = {"lora": (), "full": ("--full", "--learning-rate", 0.003), "shared": ("--shared-trunk",)}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_training_that_is_killed_again_and_again_ends_like_one_that_was_not(
     same_run(out, whole(kind))
     # What the monitor did at the look of step 3 holds for the steps after it, and not for those before.
     lowered = [line["learning_rate"] / (1 - (line["step"] - 1) / STEPS) for line in metrics(out)]
-    full = 0.01 if kind == "lora" else 0.003
+    full = 0.003 if kind == "full" else 0.01
     assert lowered == pytest.approx([full] * 3 + [full / 2] * 3)
     assert [line["kl_coef"] for line in metrics(out)] == pytest.approx([0.05] * 3 + [0.075] * 3)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_models import KINDS, OFTEN, Kind, actor_of, plan, save_gpt2, some_texts, stir, texts_of, weights_of
+from ppo_models import KINDS, OFTEN, Kind, actor_of, plan, read, save_gpt2, some_texts, stir, texts_of, weights_of
 from reward_models import change_json
 from tiny_model import save_tiny_model
 from transformers import GenerationConfig
 
 from cai.train.ppo.actor import ActorCritic
-from cai.train.ppo.rollout import by_length, chosen, padded, read_responses, write_responses
+from cai.train.ppo.rollout import by_length, chosen, padded, write_responses
 
 PROMPTS, _ = some_texts()
 SEEDS = range(100, 108)
@@ -41,7 +41,7 @@ def drawn_alone(model: Any, row: int, length: int = 5, temperature: float = 0.7)
     return found
 
 
-@pytest.mark.parametrize(("base", "kind"), [("llama", "lora"), ("llama", "full"), ("gpt2", "full")])
+@pytest.mark.parametrize(("base", "kind"), [*(("llama", kind) for kind in KINDS), ("gpt2", "full")])
 def test_a_response_is_drawn_token_by_token_by_its_own_random_numbers(
     tmp_path: Path, tiny: Path, base: str, kind: Kind
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_response_is_drawn_token_by_token_by_its_own_random_numbers(
     for row, end in zip(found, ends, strict=True):
         assert len(row) == 5 or end
         assert not STOPS & set(row[:-1])
-    if kind == "lora":  # written by the policy's adapter, and by no other weights
+    if actor.adapts:  # written by the policy's adapter, and by no other weights
         with torch.no_grad(), actor.playing("reference") as reference:
             assert found != [drawn_alone(reference, row) for row in range(8)]
 
@@ -130,7 +130,7 @@ def test_tokens_are_drawn_with_the_probabilities_that_are_read(tmp_path: Path, t
         actor, [prompt] * number, range(number), length=1, temperature=0.7, stops=STOPS, pad=0, batch_size=number
     )
     texts = padded([prompt] * 262, [[token] for token in range(262)], 0, torch.device("cpu"))
-    expected = read_responses(actor, "policy", texts, temperature=0.7, batch_size=262)[:, 0].exp() * number
+    expected = read(actor, "policy", texts, 0.7)[:, 0].exp() * number
     assert float(expected.sum()) == pytest.approx(number, rel=1e-4)
     counts = torch.bincount(torch.tensor([row[0] for row in found]), minlength=262)
     common = expected >= 5
@@ -175,7 +175,7 @@ def test_writing_and_reading_change_no_weights(tmp_path: Path, tiny: Path, kind:
     write(actor, range(2))
     texts = texts_of(*some_texts(2))
     for role in ("policy", "reference", "value"):
-        read_responses(actor, role, texts, temperature=1.0, batch_size=2)
+        read(actor, role, texts)
     after = weights_of(actor)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert not any(parameter.grad is not None for parameter in actor.parameters())

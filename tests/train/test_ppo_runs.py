@@ -380,13 +380,14 @@ def both(words: list[str], folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_drawings")
+@pytest.mark.parametrize("shared", [(), ("--shared-trunk",)], ids=["apart", "shared"])
 def test_two_processes_train_like_one_and_go_on_like_one(
-    tmp_path: Path, work: Path, tiny: Path, adapter: Path, cai: Cai
+    shared: tuple[str, ...], tmp_path: Path, work: Path, tiny: Path, adapter: Path, cai: Cai
 ) -> None:
     # With the usual epsilon, rounding in a gradient of almost nothing moves a weight by a whole step. Mini-batches are
     # drawn in each process, so there is one.
     (tmp_path / "config.yaml").write_text("adam_epsilon: 1.0e-2\n")
-    more = ("--config", tmp_path / "config.yaml", "--num-mini-batches", 1, "--adapter", adapter)
+    more = ("--config", tmp_path / "config.yaml", "--num-mini-batches", 1, "--adapter", adapter, *shared)
     one = cai(*job(work, tiny, tmp_path / "one", *more))
     assert one.code == 0, one.err
     words = job(work, tiny, tmp_path / "two", *more)

@@ -294,9 +294,9 @@ def test_the_reference_stays_what_the_policy_began_as(tmp_path: Path, tiny: Path
     after = weights_of(made.actor)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name, parameter in made.actor.named_parameters() if parameter.requires_grad}
-    assert all("lora_" in name or name.startswith("head.") for name in moved) == (kind == "lora")
+    assert all("lora_" in name or name.startswith("head.") for name in moved) == made.actor.adapts
     assert not any(name.startswith("reference.") for name in moved)
-    if kind == "lora":  # the base itself
+    if made.actor.adapts:  # the base itself
         for name, weight in untouched.named_parameters():
             mine = f"policy.base_model.model.{name}"
             assert torch.equal(after.get(mine, after.get(mine.replace(".weight", ".base_layer.weight"))), weight)
@@ -318,9 +318,7 @@ def tied(folder: Path) -> Path:
     return model
 
 
-@pytest.mark.parametrize(
-    ("save", "kind"), [(save_tiny_model, "lora"), (save_tiny_model, "full"), (tied, "lora"), (tied, "full")]
-)
+@pytest.mark.parametrize(("save", "kind"), [(save, kind) for save in (save_tiny_model, tied) for kind in KINDS])
 def test_a_run_that_goes_on_equals_one_that_went_straight(tmp_path: Path, save: Any, kind: Kind) -> None:
     settings: dict[str, Any] = {
         "num_mini_batches": 2,
@@ -523,8 +521,9 @@ def bandit(folder: Path, model: Path, steps: int, **settings: Any) -> list[dict[
     return [made.step() for _ in range(steps)]
 
 
-def test_the_best_policy_of_a_simple_task_is_found(tmp_path: Path, tiny: Path) -> None:
-    steps = bandit(tmp_path, tiny, 20, kl_coef=0.0, learning_rate=2e-2)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_best_policy_of_a_simple_task_is_found(tmp_path: Path, tiny: Path, shared: bool) -> None:
+    steps = bandit(tmp_path, tiny, 20, kl_coef=0.0, learning_rate=2e-2, shared_trunk=shared)
     assert steps[0]["score"] < 0.1
     assert steps[-1]["score"] > 0.9
     assert steps[-1]["kl"] > 10

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from ppo_models import KINDS, Kind, actor_of, config, plan, some_texts, texts_of, weights_of
+from ppo_models import KINDS, Kind, actor_of, ask, config, plan, read, some_texts, texts_of, weights_of
 from torch import Tensor
 from training_rows import furthest
 
 from cai.errors import StageError
 from cai.train.ppo.actor import ActorCritic
-from cai.train.ppo.rollout import read_responses
 from cai.train.ppo.update import Episodes, optimise
 
 TEMPERATURE = 0.7
@@ -33,8 +32,8 @@ def episodes(actor: ActorCritic, rows: range | list[int] = range(8), *, aged: bo
     if UNSCORED in rows:
         mask[list(rows).index(UNSCORED)] = False
     apart = 0.3 if aged else 0.0
-    logprobs = read_responses(actor, "policy", texts, temperature=TEMPERATURE, batch_size=8) + apart * noise[..., 0]
-    values = read_responses(actor, "value", texts, temperature=1.0, batch_size=8) + apart * noise[..., 1]
+    logprobs = read(actor, "policy", texts, TEMPERATURE) + apart * noise[..., 0]
+    values = read(actor, "value", texts) + apart * noise[..., 1]
     return Episodes(
         texts,
         mask,
@@ -75,11 +74,11 @@ def plain_steps(folder: Path, model: Path, kind: Kind, steps: int, rate: float =
         actor.zero_grad()
         for row in [row for row in range(8) if row != UNSCORED]:
             text, tokens = texts_of([PROMPTS[row]], [RESPONSES[row]]), range(len(RESPONSES[row]))
-            ratios = (actor("policy", text, TEMPERATURE).logprobs[0] - batch.logprobs[row, : len(tokens)]).exp()
+            ratios = (ask(actor, "policy", text, TEMPERATURE)[0] - batch.logprobs[row, : len(tokens)]).exp()
             gains = batch.advantages[row]
             policy = sum(torch.max(-gains[t] * ratios[t], -gains[t] * ratios[t].clamp(0.8, 1.2)) for t in tokens)
             (policy / batch.mask.sum()).backward()
-            values, old, wanted = actor("value", text)[0], batch.values[row], batch.returns[row]
+            values, old, wanted = ask(actor, "value", text)[0], batch.values[row], batch.returns[row]
             near = [old[t] + (values[t] - old[t]).clamp(-0.2, 0.2) for t in tokens]
             value = sum(torch.max((values[t] - wanted[t]) ** 2, (near[t] - wanted[t]) ** 2) for t in tokens)
             (settings.vf_coef * 0.5 * value / batch.mask.sum()).backward()
@@ -131,15 +130,10 @@ def test_only_what_is_trained_moves(tmp_path: Path, tiny: Path, kind: Kind) -> N
     for settings, still in [({"vf_coef": 0.0}, "value"), ({}, "none")]:
         found, _ = step(tmp_path, tiny, kind, **settings)
         moved = {name for name, weight in found.items() if not torch.equal(weight, before[name])}
-        if kind == "lora":
-            expected = {name for name in before if ".default." in name}
-            expected |= {name for name in before if ".value." in name or name.startswith("head.")} - (
-                set() if still == "none" else set(before)
-            )
-        else:
-            expected = {name for name in before if name.startswith("policy.")}
-            if still == "none":
-                expected |= {name for name in before if name.startswith(("backbone.", "head."))}
+        policy, values = (".default.", ".value.") if kind.startswith("lora") else ("policy.", "backbone.")
+        expected = {name for name in before if policy in name}
+        if still == "none":
+            expected |= {name for name in before if values in name or name.startswith("head.")}
         assert moved == expected
 
 

@@ -2,6 +2,7 @@
 
 With adapters there is one base model: the policy is the base with the adapter `default`, the values come from the base
 with the adapter `value` and a head, and the reference is the base alone. Without them each is a model of its own.
+Either way the values may have no layers of their own, and be read off the policy's last hidden states by a head.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,12 +39,14 @@ class Texts(NamedTuple):
 
 
 class TokenStatistics(NamedTuple):
-    """What a language model makes of the tokens of responses; (n, T), float32."""
+    """What a role makes of the tokens of responses; (n, T), float32, or None where it has no say."""
 
-    logprobs: Tensor
-    """Natural logarithm of each token's probability at the sampling temperature."""
-    entropies: Tensor | None
-    """Of the distribution that each token was drawn from, in nats; None where they were not asked for."""
+    logprobs: Tensor | None = None
+    """Natural logarithm of each token's probability at the sampling temperature; of policy and reference."""
+    entropies: Tensor | None = None
+    """Of the distribution that each token was drawn from, in nats; where they were asked for."""
+    values: Tensor | None = None
+    """Of the states before the tokens; of the values, and of a policy that they are read off."""
 
 
 class ValueHead(nn.Linear):
@@ -69,13 +72,15 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(self, policy: Any, head: ValueHead, *, reference: Any = None, backbone: Any = None) -> None:
-        """Take a PEFT model with both adapters, or three models.
+        """Take a PEFT model, or models of their own.
 
         Args:
-            policy: a causal language model, or a PEFT model of one with the adapters `default` and `value`.
+            policy: a causal language model, or a PEFT model of one with the adapter `default` and, where the values are
+                not read off the policy, `value`.
             head: of the values.
             reference: the untouched language model; None with adapters.
-            backbone: of the values: a model without an output layer; None with adapters.
+            backbone: of the values: a model without an output layer; None with adapters, and where the values are read
+                off the policy.
         """
         super().__init__()
         self.policy = policy
@@ -94,17 +99,26 @@ class ActorCritic(nn.Module):
     @property
     def adapts(self) -> bool:
         """Whether there is one base with adapters."""
-        return self.backbone is None
+        return self.reference is None
+
+    @property
+    def shared(self) -> bool:
+        """Whether the values are read off the policy's hidden states."""
+        return self.backbone is None and not (self.adapts and VALUE_ADAPTER in self.policy.peft_config)
+
+    @property
+    def learners(self) -> tuple[Role, ...]:
+        """The roles that are trained, each in a pass of its own."""
+        return ("policy",) if self.shared else ("policy", "value")
 
     def trained(self) -> list[nn.Parameter]:
         """What training changes, of policy and values."""
         return self._trained
 
-    def forward(self, role: Role, texts: Texts, temperature: float = 1.0, *, with_entropies: bool = True) -> Any:
-        """Read texts as the policy or the reference (`TokenStatistics`), or value them: (n, T), float32.
-
-        A value belongs to the state before its token. Entropies take another pass over all logits.
-        """
+    def forward(
+        self, role: Role, texts: Texts, temperature: float = 1.0, *, with_entropies: bool = True
+    ) -> TokenStatistics:
+        """Read texts as one of the roles. Entropies take another pass over all logits."""
         with self.playing(role) as model:
             inputs = {
                 "input_ids": texts.input_ids,
@@ -113,14 +127,21 @@ class ActorCritic(nn.Module):
                 "use_cache": False,
             }
             if role == "value":
-                return self.head(model(**inputs).last_hidden_state[:, texts.width - 1 : -1])
+                return TokenStatistics(values=self._valued(model(**inputs).last_hidden_state, texts))
             responses = texts.input_ids[:, texts.width :]
             before = torch.arange(texts.width - 1, texts.input_ids.shape[1] - 1, device=responses.device)
-            logits = model(**inputs, logits_to_keep=before).logits  # a slice of them would cost a copy for its gradient
+            with _last_hidden_states(model.base_model) as hidden:
+                logits = model(**inputs, logits_to_keep=before).logits  # a slice would cost a copy for its gradient
             return TokenStatistics(
                 token_logprobs(logits, responses, temperature),
                 token_entropies(logits.detach(), temperature) if with_entropies else None,
+                self._valued(hidden[0], texts) if self.shared and role == "policy" else None,
             )
+
+    def _valued(self, hidden: Tensor, texts: Texts) -> Tensor:
+        """Values of the states before the tokens of responses, (n, P + T, hidden size) → (n, T)."""
+        values: Tensor = self.head(hidden[:, texts.width - 1 : -1])
+        return values
 
     @contextmanager
     def playing(self, role: Role) -> Iterator[Any]:
@@ -162,6 +183,17 @@ class ActorCritic(nn.Module):
         """PEFT freezes the adapter that is off; both are trained here."""
         for parameter in self._trained:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _last_hidden_states(body: nn.Module) -> Iterator[list[Tensor]]:
+    """Gives a list, which what a model below an output layer computes is put into."""
+    found: list[Tensor] = []
+    hook = body.register_forward_hook(lambda _, __, output: found.append(output.last_hidden_state))
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _recomputed(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

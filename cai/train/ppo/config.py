@@ -44,6 +44,10 @@ class PpoConfig(TrainConfig):
     use_peft: bool = True
     """Train one LoRA adapter for the policy and one for the values on a single frozen base, which is the reference when
     both are off. Without it there are three models in memory: policy, reference and values."""
+    shared_trunk: bool = False
+    """Read the values off the policy's hidden states by a head, in place of an adapter or a model of their own. An
+    update takes half as many passes, over fewer weights. The values' loss then moves the policy as well, and the values
+    cannot begin as the reward model."""
     learning_rate: Rate = 3e-6
     adam_epsilon: Clip = 1e-5
     per_device_train_batch_size: Positive = 8

@@ -177,20 +177,21 @@ def estimated(config: PpoConfig, sizes: Sizes, rate: float, writing_rate: float)
 def _trained(config: PpoConfig, sizes: Sizes) -> tuple[int, int]:
     """Parameters of the policy and of the values that training changes; a value head has a bias."""
     shape = sizes.shape
-    if not config.use_peft:
-        return shape.parameters, shape.body + shape.hidden + 1
-    return (
-        adapter_parameters(shape, config.lora_r),
-        adapter_parameters(shape, sizes.value_rank) + shape.hidden + 1,
-    )
+    if config.use_peft:
+        policy, trunk = (adapter_parameters(shape, rank) for rank in (config.lora_r, sizes.value_rank))
+    else:
+        policy, trunk = shape.parameters, shape.body
+    return policy, (0 if config.shared_trunk else trunk) + shape.hidden + 1
 
 
 def _memory(config: PpoConfig, sizes: Sizes, trained: int) -> PpoMemory:
     shape, weight, operand = sizes.shape, sizes.weight, sizes.operand
     base = weight * shape.parameters
     if not config.use_peft:
-        copies = operand * (2 * shape.multiplied - shape.output) if operand < weight else 0  # of what is trained
-        base += weight * shape.parameters + 4 * (shape.body + shape.hidden + 1) + copies
+        trunk = 0 if config.shared_trunk else shape.body
+        multiplied = shape.multiplied if config.shared_trunk else 2 * shape.multiplied - shape.output
+        copies = operand * multiplied if operand < weight else 0  # of what is trained
+        base += weight * shape.parameters + 4 * (trunk + shape.hidden + 1) + copies
     length = sizes.longest + config.response_length
     layer = layer_bytes(shape, config, weight, operand == 2)
     kept = shape.layers * weight * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer
@@ -223,14 +224,17 @@ def _flops(config: PpoConfig, sizes: Sizes) -> _Flops:
     forward = 2 * body.multiplied * tokens
     written = forward + 2 * whole.output * responses + 2 * adapters[0] * tokens
     by_reference = forward + 2 * whole.output * responses
-    valued = forward + 2 * adapters[1] * tokens
     rewarded = sum(2 * one.multiplied for one in sizes.rewards) * tokens
-    once, twice = (flops_per_token(body, config, trained) for trained in (policy, values))
+    once = flops_per_token(body, config, policy)
     output = flops_per_token(whole, config, policy) - once
+    if config.shared_trunk:
+        valued, valuing = 2.0 * values * responses, 6.0 * values * responses
+    else:
+        valued, valuing = forward + 2 * adapters[1] * tokens, tokens * flops_per_token(body, config, values)
     return _Flops(
         writing=written,
         reading=written + by_reference + valued + rewarded,
-        updating=config.num_ppo_epochs * (tokens * (once + twice) + responses * output),
+        updating=config.num_ppo_epochs * (tokens * once + valuing + responses * output),
     )
 
 

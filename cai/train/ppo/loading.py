@@ -37,6 +37,8 @@ def find_value_start(start: Start, config: PpoConfig, rewards: RewardCheckpoints
     def nothing(reason: str) -> ValueStart:
         return ValueStart(None, 1.0, f"the values start at 0: {reason}")
 
+    if config.shared_trunk:
+        return nothing("they are read off the policy")
     if rewards is None:
         return nothing("the reward is not a single reward model")
     checkpoint = rewards.members[0]
@@ -74,7 +76,9 @@ def load_actor_critic(start: Start, config: PpoConfig, values: ValueStart) -> Ac
         actor = _with_adapters(policy, hidden, config, values)
     else:
         reference = load_policy(start, config, weights_dtype(config))
-        backbone, head = _whole_values(start, config, values, hidden)
+        backbone, head = None, ValueHead(hidden)
+        if not config.shared_trunk:
+            backbone, head = _whole_values(start, config, values, hidden)
         actor = ActorCritic(policy, head, reference=reference, backbone=backbone)
     if config.gradient_checkpointing:
         actor.recompute_activations()
@@ -84,7 +88,8 @@ def load_actor_critic(start: Start, config: PpoConfig, values: ValueStart) -> Ac
 def _with_adapters(policy: Any, hidden: int, config: PpoConfig, values: ValueStart) -> ActorCritic:
     head = ValueHead(hidden)
     if values.checkpoint is None:
-        policy.add_adapter(VALUE_ADAPTER, lora_config(config, TaskType.CAUSAL_LM))
+        if not config.shared_trunk:
+            policy.add_adapter(VALUE_ADAPTER, lora_config(config, TaskType.CAUSAL_LM))
         return ActorCritic(policy, head)
     adapter = str(values.checkpoint.weights.adapter)
     theirs = LoraConfig.from_pretrained(adapter)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from cai.engines.decoding import RowSampler, RowStop, roomy_cache
 from cai.records import Sampling
-from cai.train.ppo.actor import ActorCritic, Role, Texts
+from cai.train.ppo.actor import ActorCritic, Role, Texts, TokenStatistics
 
 
 def write_responses(
@@ -108,11 +108,21 @@ def by_length(texts: Texts, rows: Tensor, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def read_responses(actor: ActorCritic, role: Role, texts: Texts, *, temperature: float, batch_size: int) -> Tensor:
-    """What a role makes of each token of n responses: log-probabilities, or values; (n, T), 0 where there is none."""
-    found = torch.zeros(texts.response_mask.shape, device=texts.input_ids.device)
-    for rows in by_length(texts, torch.arange(len(found), device=found.device), batch_size):
+def read_responses(
+    actor: ActorCritic, role: Role, texts: Texts, *, temperature: float, batch_size: int
+) -> tuple[Tensor, ...]:
+    """What a role makes of each token of n responses, (n, T), 0 where there is none.
+
+    Policy and reference have log-probabilities; the values have values, and so has, after its log-probabilities, a
+    policy that they are read off.
+    """
+    mask = texts.response_mask
+    parts = list(by_length(texts, torch.arange(len(mask), device=mask.device), batch_size))
+    found: dict[str, Tensor] = {}
+    for rows in parts:
         part, length = chosen(texts, rows)
-        read = actor(role, part, temperature, with_entropies=False)
-        found[rows, :length] = read if role == "value" else read.logprobs
-    return torch.where(texts.response_mask, found, 0.0)
+        read: TokenStatistics = actor(role, part, temperature, with_entropies=False)
+        for name, tensor in read._asdict().items():
+            if tensor is not None:
+                found.setdefault(name, torch.zeros(mask.shape, device=mask.device))[rows, :length] = tensor
+    return tuple(torch.where(mask, tensor, 0.0) for tensor in found.values())

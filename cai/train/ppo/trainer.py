@@ -208,10 +208,12 @@ class PpoTrainer:
         penalty = config.missing_eos_penalty * torch.tensor([not end for end in ended], dtype=torch.float32)
         scores = torch.tensor(np.nan_to_num(scored.scores), dtype=torch.float32) - penalty
         with self.accelerator.autocast():
-            logprobs, references, values = (
-                read_responses(self.actor, role, texts, temperature=config.temperature, batch_size=self._rows)
-                for role in ("policy", "reference", "value")
-            )
+            read = {
+                role: read_responses(self.actor, role, texts, temperature=config.temperature, batch_size=self._rows)
+                for role in ("reference", *self.actor.learners)
+            }
+        (references,) = read.pop("reference")
+        logprobs, values = (tensor for tensors in read.values() for tensor in tensors)
         return Rollouts(
             prompts=tuple(prompts),
             responses=tuple(responses),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cai.errors import StageError
 from cai.records import stable_seed
-from cai.train.ppo.actor import Texts
+from cai.train.ppo.actor import Texts, TokenStatistics
 from cai.train.ppo.config import PpoConfig
 from cai.train.ppo.math import clipped, kl_k3, policy_losses, value_clipped, value_losses
 from cai.train.ppo.rollout import by_length, chosen
@@ -71,12 +71,12 @@ def optimise(
             tokens = accelerator.reduce(episodes.mask[rows].sum().float(), "sum").clamp(min=1)
             first = epoch == number == 0
             # The policy's passes come first, then those of the values: with adapters one of the two is on at a time.
-            for role in ("policy", "value"):
+            for role in accelerator.unwrap_model(model).learners:
                 parts = list(by_length(episodes.texts, rows, config.per_device_train_batch_size))
                 for place, part in enumerate(parts):
                     waits = accelerator.no_sync(model) if place < len(parts) - 1 else nullcontext()
                     with waits:
-                        loss = _losses(model, role, episodes, part, config, sums, first).sum() / tokens
+                        loss = _loss(model, role, episodes, part, config, sums, first) / tokens
                         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
             trained = accelerator.unwrap_model(model).trained()
             norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
@@ -98,34 +98,36 @@ def _mini_batches(episodes: Episodes, config: PpoConfig, accelerator: Any, step:
     yield from rows.to(episodes.mask.device).chunk(config.num_mini_batches)
 
 
-def _losses(
+def _loss(
     model: Any, role: str, episodes: Episodes, rows: Tensor, config: PpoConfig, sums: Sums, first: bool
 ) -> Tensor:
-    """Losses of a role's tokens in some rows, (n, T), 0 where nothing counts; the values' are multiplied by vf_coef."""
+    """Sum of a role's losses over the tokens of some rows that count; the values' are multiplied by vf_coef."""
     texts, length = chosen(episodes.texts, rows)
     mask = episodes.mask[rows][:, :length]
 
     def of(values: Tensor) -> Tensor:
         return values[rows][:, :length]
 
-    if role == "value":
-        values = model("value", texts)
-        losses = value_losses(values, of(episodes.values), of(episodes.returns), config.cliprange_value)
+    read: TokenStatistics = model(role, texts, config.temperature)
+    loss = torch.zeros((), device=mask.device)
+    if read.values is not None:
+        old, returns = of(episodes.values), of(episodes.returns)
+        losses = value_losses(read.values, old, returns, config.cliprange_value)
         sums.add("value_loss", losses, mask)
-        clip = value_clipped(values, of(episodes.values), of(episodes.returns), config.cliprange_value)
-        sums.add("value_clip_fraction", clip, mask)
-        return config.vf_coef * losses * mask
-    read = model("policy", texts, config.temperature)
-    old, advantages = of(episodes.logprobs), of(episodes.advantages)
-    losses = policy_losses(read.logprobs, old, advantages, config.cliprange)
-    ratio = (read.logprobs - old).exp()
-    sums.add("policy_loss", losses, mask)
-    sums.add("clip_fraction", clipped(read.logprobs, old, advantages, config.cliprange), mask)
-    sums.add("ratio", ratio, mask)
-    sums.add("approx_kl", kl_k3(old, read.logprobs), mask)
-    sums.add("entropy", read.entropies, mask)
-    if first:
-        sums.add("first_ratio_error", (ratio - 1).abs(), mask)
-        # Tokens that were drawn from π have −ln π of its entropy on average, whatever they depend on.
-        sums.add("surprise_gap", -old - read.entropies, mask)
-    return losses * mask
+        sums.add("value_clip_fraction", value_clipped(read.values, old, returns, config.cliprange_value), mask)
+        loss = loss + config.vf_coef * (losses * mask).sum()
+    if read.logprobs is not None and read.entropies is not None:
+        old, advantages = of(episodes.logprobs), of(episodes.advantages)
+        losses = policy_losses(read.logprobs, old, advantages, config.cliprange)
+        ratio = (read.logprobs - old).exp()
+        sums.add("policy_loss", losses, mask)
+        sums.add("clip_fraction", clipped(read.logprobs, old, advantages, config.cliprange), mask)
+        sums.add("ratio", ratio, mask)
+        sums.add("approx_kl", kl_k3(old, read.logprobs), mask)
+        sums.add("entropy", read.entropies, mask)
+        if first:
+            sums.add("first_ratio_error", (ratio - 1).abs(), mask)
+            # Tokens that were drawn from π have −ln π of its entropy on average, whatever they depend on.
+            sums.add("surprise_gap", -old - read.entropies, mask)
+        loss = loss + (losses * mask).sum()
+    return loss

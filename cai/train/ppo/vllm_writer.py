@@ -221,7 +221,7 @@ class VllmWriter:
         body = self._body(self._probe, seed) | asked
         tokens, logprobs = self._loop.run(self._served(partial(complete, body=body), read_logprobs))
         texts = padded([self._probe], [tokens], pad=0, device=next(actor.parameters()).device)
-        own = read_responses(actor, "policy", texts, temperature=1.0, batch_size=1)[0].cpu()
+        own = read_responses(actor, "policy", texts, temperature=1.0, batch_size=1)[0][0].cpu()
         distance = float((own - torch.tensor(logprobs)).abs().mean())
         if not distance <= FARTHEST:  # NaN is too far as well
             base = actor.policy.peft_config[POLICY_ADAPTER].base_model_name_or_path
