@@ -84,6 +84,8 @@ class Workload(Record):
 
 
 FULL = Workload(batch=64, tokens=128, episodes=64, layers=30, hidden=576, vocabulary=49_152)
+LETTERS = 262
+"""Size of a vocabulary of single bytes."""
 SMALL = Workload(batch=4, tokens=8, episodes=16, layers=2, hidden=64, vocabulary=512)
 
 
@@ -332,7 +334,8 @@ def run_all(device: str, model: str | None, size: Workload, folder: Path) -> Gpu
     speed = asyncio.run(measure_speed(half, name, size))
     checks.append(check_stage(half, folder, size))
     checks += check_trainings(name, device, folder / "trained")
-    checks += check_ppo(name, device, size.episodes, folder / "ppo")
+    save_random_model(folder / "letters", SMALL.model_copy(update={"vocabulary": LETTERS}))
+    checks += check_ppo(name, str(folder / "letters"), device, size.episodes, folder / "ppo")
     checks.append(check_marked_tests())
     return GpuReport(
         benchmark="gpu",
