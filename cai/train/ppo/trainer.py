@@ -20,7 +20,7 @@ from cai.records import stable_seed
 from cai.train.checkpoints import checkpoint_path, finish_checkpoint, last_checkpoint
 from cai.train.lifecycle import TENSORBOARD
 from cai.train.models import stop_tokens
-from cai.train.ppo.actor import Texts
+from cai.train.ppo.actor import Role, Texts
 from cai.train.ppo.checkpoint import PpoState, read_checkpoint, write_checkpoint
 from cai.train.ppo.config import PpoConfig
 from cai.train.ppo.loading import load_actor_critic
@@ -207,13 +207,13 @@ class PpoTrainer:
         has_score = torch.tensor(np.isfinite(scored.scores), device=self.accelerator.device)
         penalty = config.missing_eos_penalty * torch.tensor([not end for end in ended], dtype=torch.float32)
         scores = torch.tensor(np.nan_to_num(scored.scores), dtype=torch.float32) - penalty
+
+        def read(role: Role) -> tuple[Tensor, ...]:
+            return read_responses(self.actor, role, texts, temperature=config.temperature, batch_size=self._rows)
+
         with self.accelerator.autocast():
-            read = {
-                role: read_responses(self.actor, role, texts, temperature=config.temperature, batch_size=self._rows)
-                for role in ("reference", *self.actor.learners)
-            }
-        (references,) = read.pop("reference")
-        logprobs, values = (tensor for tensors in read.values() for tensor in tensors)
+            (references,) = read("reference")
+            logprobs, values = (tensor for role in self.actor.learners for tensor in read(role))
         return Rollouts(
             prompts=tuple(prompts),
             responses=tuple(responses),
