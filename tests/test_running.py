@@ -14,8 +14,8 @@ from cai.data.dataset import DatasetCounts, SplitFile
 from cai.engines import Engine
 from cai.errors import ConfigError, StageError
 from cai.records import Message, Sampling, StageResult, Usage
-from cai.rundir import RunDir, read_manifest, read_records
-from cai.running import Job, Outcome, Phase, default_out, run_facts, run_job
+from cai.rundir import RunDir, read_manifest, read_records, run_path
+from cai.running import Job, Outcome, Phase, run_facts, run_job
 from cai.stage import OnStep, WorkItem
 
 
@@ -248,11 +248,11 @@ def test_a_run_that_cannot_go_on_is_stopped_and_keeps_what_is_finished(tmp_path:
 
 
 def test_the_default_directory_leaves_out_what_results_do_not_depend_on() -> None:
-    base = default_out("name", StageConfig(), {"words": "w"})
+    base = run_path("name", StageConfig(), {"words": "w"})
     assert base.parent == Path("runs")
     assert base.name.startswith("name-")
     same = StageConfig(limit=4, max_failure_share=0.5, engine=EngineConfig(concurrency=3, device="cpu", timeout=1))
-    assert default_out("name", same, {"words": "w"}) == base
+    assert run_path("name", same, {"words": "w"}) == base
     for config, words in ((StageConfig(seed=1), "w"), (StageConfig(), "v"),
                           (StageConfig(engine=EngineConfig(model="other")), "w")):  # fmt: skip
-        assert default_out("name", config, {"words": words}) != base
+        assert run_path("name", config, {"words": words}) != base
