@@ -1,6 +1,7 @@
 """Sections as one HTML page that needs no network, and as Markdown. All text is taken as text from outside."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -24,6 +25,7 @@ tbody th { font-weight: normal; }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; }
 figcaption { font-size: 0.9rem; color: #4a5568; }
+code { font-size: 0.9em; }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   h2 { break-after: avoid; }
@@ -31,6 +33,7 @@ figcaption { font-size: 0.9rem; color: #4a5568; }
   .wide { overflow: visible; }
 }
 """
+_CODE = re.compile("`([^`\n]+)`")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -69,7 +72,7 @@ def render_markdown(sections: Sequence[Section]) -> str:
 
 def _html_block(block: Block, title: str, figures: Mapping[str, bytes]) -> str:
     if isinstance(block, Paragraph):
-        return f"<p>{_html(block.text)}</p>"
+        return f"<p>{sentences(block.text)}</p>"
     if isinstance(block, FigureBlock):
         data = base64.b64encode(figures[block.name]).decode()
         image = f'<img src="data:image/svg+xml;base64,{data}" alt="{_html(block.caption)}">'
@@ -97,6 +100,11 @@ def _markdown_block(block: Block) -> str:
     if isinstance(block, FigureBlock):
         return f"![{escaped(block.caption)}]({block.name})\n"
     return markdown_table(list(map(escaped, block.head)), [list(map(escaped, row)) for row in block.rows])
+
+
+def sentences(text: str) -> str:
+    """Our sentences as HTML, in which what stands in backticks is code; all that is in them is text from outside."""
+    return _CODE.sub(r"<code>\1</code>", _html(text))
 
 
 def _html(text: str) -> str:

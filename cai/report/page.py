@@ -13,6 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cai.compare.page import sentences
 from cai.report.blocks import Block, Chapter, Histogram, Picture, Transcripts
 from cai.visible import visible
 
@@ -34,7 +35,7 @@ def render(title: str, chapters: Sequence[Chapter]) -> str:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(kind=_kind, data=_data, widest=_widest, choices=_choices)
+    environment.filters.update(kind=_kind, sentences=_sentences, data=_data, widest=_widest, choices=_choices)
     return environment.get_template("page.html.j2").render(
         title=title, chapters=chapters, policy=policy, style=Markup(style), script=Markup(script)
     )
@@ -56,6 +57,10 @@ def _shown(value: object) -> object:
 
 def _kind(block: Block) -> str:
     return type(block).__name__
+
+
+def _sentences(text: str) -> Markup:
+    return Markup(sentences(text))
 
 
 def _data(picture: Picture) -> str:

@@ -12,6 +12,7 @@ from labels import both, label
 from report_pages import Node, parse, read
 from report_runs import chain_run, evaluation, evaluation_run, label_run, ranking_run, write_manifest
 
+from cai.compare.page import sentences
 from cai.report.report import write_report
 from cai.report.transcribing import MOST_CHARACTERS
 
@@ -171,3 +172,16 @@ def test_the_checks_of_this_module_find_what_they_look_for() -> None:
     ):
         with pytest.raises((AssertionError, ValueError)):
             check_inert(parse(good + bad))
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("run `cai show` and `cai rank` & read", "run <code>cai show</code> and <code>cai rank</code> &amp; read"),
+        ('`<b>` "x"', "<code>&lt;b&gt;</code> &quot;x&quot;"),
+        ("one ` alone", "one ` alone"),
+        ("`\u202egnp.x`", "<code>⟨U+202E⟩gnp.x</code>"),
+    ],
+)
+def test_what_stands_in_backticks_is_code_and_text_all_the_same(text: str, html: str) -> None:
+    assert sentences(text) == html

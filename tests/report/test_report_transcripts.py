@@ -134,10 +134,10 @@ def test_of_many_transcripts_some_are_chosen_evenly_and_that_is_said(tmp_path: P
     said = page.chapter("transcripts").all("p")[0].text
     assert said == (
         "12 transcripts of 62: 5 of 40 from many, 5 of 20 from eval, 2 of 2 from few. They are evenly spaced over the "
-        "input of each run; a larger `--transcripts` shows more."
+        "input of each run; a larger --transcripts shows more."
     )
     said = report(one, few, transcripts=12).chapter("transcripts").all("p")[0].text
-    assert said.endswith("They are evenly spaced over the input of each run; `cai show` shows the others.")
+    assert said.endswith("They are evenly spaced over the input of each run; cai show shows the others.")
     whole = report(one, few).chapter("transcripts").all("p")[0].text
     assert whole == "42 transcripts of 42: 40 of 40 from many, 2 of 2 from few."
 
