@@ -84,9 +84,9 @@ class Workload(Record):
 
 
 FULL = Workload(batch=64, tokens=128, episodes=64, layers=30, hidden=576, vocabulary=49_152)
+SMALL = Workload(batch=4, tokens=8, episodes=16, layers=2, hidden=64, vocabulary=512)
 LETTERS = 262
 """Size of a vocabulary of single bytes."""
-SMALL = Workload(batch=4, tokens=8, episodes=16, layers=2, hidden=64, vocabulary=512)
 
 
 def questions(number: int) -> list[list[Message]]:

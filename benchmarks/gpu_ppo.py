@@ -1,9 +1,9 @@
 """The PPO checks of `gpu.py`: a task whose best policy is known is learned, and a model of full size is trained.
 
 The task is to write nothing but the letter a, for a small model that writes single letters. In each way of training it
-must come to write little else. The model of full size takes a few steps, at a speed that is printed. What is asked of
-both: at the first update of each step the policy that is read is the one that wrote (the probability ratio is 1), which
-padding, caches or a merged adapter would break; and what was saved is found again.
+must come to write it many times as often. The model of full size takes a few steps, at a speed that is printed. What is
+asked of both: at the first update of each step the policy that is read is the one that wrote (the probability ratio is
+1), which padding, caches or a merged adapter would break; and what was saved is found again.
 """
 
 import importlib.util
@@ -42,7 +42,8 @@ def check_ppo(model: str, letters: str, device: str, episodes: int, folder: Path
         return
     folder.mkdir()
     (folder / "rewards.py").write_text(REWARD, encoding="utf-8")
-    prompts = [{"prompt": f"Question {number}: {'and ' * (number % 9)}why?"} for number in range(max(32, episodes))]
+    number = max(TASK["batch_size"], episodes)
+    prompts = [{"prompt": f"Question {place}: {'and ' * (place % 9)}why?"} for place in range(number)]
     (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in prompts), encoding="utf-8")
     # Accelerate keeps one precision for a whole process.
     for way, settings in WAYS.items():

@@ -97,6 +97,10 @@ def test_a_value_model_has_no_output_layer(tied: bool) -> None:
     matrices = n - (0 if tied else 130 * 96) - (2 * 4 + 1) * 96
     mixed = told(config(use_peft=False), model, operand=2)
     assert (mixed.memory.weights - whole.memory.weights) * GIB == pytest.approx(2 * (2 * matrices - 130 * 96))
+    # Values that are read off the policy have no model, and so no copies either.
+    shared, halved = (told(config(use_peft=False, shared_trunk=True), model, operand=bytes_) for bytes_ in (4, 2))
+    assert shared.memory.weights * GIB == pytest.approx(4 * (2 * n + 97))
+    assert (halved.memory.weights - shared.memory.weights) * GIB == pytest.approx(2 * matrices)
     assert mixed.memory.gradients == whole.memory.gradients
 
 

@@ -157,12 +157,11 @@ def estimate_ppo(plan: PpoPlan) -> PpoEstimate:
 
 def estimated(config: PpoConfig, sizes: Sizes, rate: float, writing_rate: float) -> PpoEstimate:
     """Estimate a training by sizes, and by rates of `measured_flops`."""
-    policy, values = _trained(config, sizes)
     flops = _flops(config, sizes)
     return PpoEstimate(
         parameters=sizes.shape.parameters,
-        trained=policy + values,
-        memory=_memory(config, sizes, policy + values),
+        trained=sum(_trained(config, sizes)),
+        memory=_memory(config, sizes),
         steps=config.steps,
         episodes=config.batch_size,
         tokens=config.batch_size * config.response_length,
@@ -184,14 +183,15 @@ def _trained(config: PpoConfig, sizes: Sizes) -> tuple[int, int]:
     return policy, (0 if config.shared_trunk else trunk) + shape.hidden + 1
 
 
-def _memory(config: PpoConfig, sizes: Sizes, trained: int) -> PpoMemory:
+def _memory(config: PpoConfig, sizes: Sizes) -> PpoMemory:
     shape, weight, operand = sizes.shape, sizes.weight, sizes.operand
+    policy, values = _trained(config, sizes)
+    trained = policy + values
     base = weight * shape.parameters
     if not config.use_peft:
-        trunk = 0 if config.shared_trunk else shape.body
-        multiplied = shape.multiplied if config.shared_trunk else 2 * shape.multiplied - shape.output
+        multiplied = shape.multiplied + (0 if config.shared_trunk else shape.multiplied - shape.output)
         copies = operand * multiplied if operand < weight else 0  # of what is trained
-        base += weight * shape.parameters + 4 * (trunk + shape.hidden + 1) + copies
+        base += weight * shape.parameters + 4 * values + copies
     length = sizes.longest + config.response_length
     layer = layer_bytes(shape, config, weight, operand == 2)
     kept = shape.layers * weight * shape.hidden + layer if config.gradient_checkpointing else shape.layers * layer

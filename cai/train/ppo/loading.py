@@ -76,9 +76,8 @@ def load_actor_critic(start: Start, config: PpoConfig, values: ValueStart) -> Ac
         actor = _with_adapters(policy, hidden, config, values)
     else:
         reference = load_policy(start, config, weights_dtype(config))
-        backbone, head = None, ValueHead(hidden)
-        if not config.shared_trunk:
-            backbone, head = _whole_values(start, config, values, hidden)
+        shared = config.shared_trunk
+        backbone, head = (None, ValueHead(hidden)) if shared else _whole_values(start, config, values, hidden)
         actor = ActorCritic(policy, head, reference=reference, backbone=backbone)
     if config.gradient_checkpointing:
         actor.recompute_activations()

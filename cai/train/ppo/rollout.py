@@ -1,6 +1,7 @@
 """From prompts to episodes: the policy writes responses, and what was written is read by all roles."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -117,12 +118,11 @@ def read_responses(
     policy that they are read off.
     """
     mask = texts.response_mask
-    parts = list(by_length(texts, torch.arange(len(mask), device=mask.device), batch_size))
-    found: dict[str, Tensor] = {}
-    for rows in parts:
+    found: dict[str, Tensor] = defaultdict(lambda: torch.zeros(mask.shape, device=mask.device))
+    for rows in by_length(texts, torch.arange(len(mask), device=mask.device), batch_size):
         part, length = chosen(texts, rows)
         read: TokenStatistics = actor(role, part, temperature, with_entropies=False)
         for name, tensor in read._asdict().items():
             if tensor is not None:
-                found.setdefault(name, torch.zeros(mask.shape, device=mask.device))[rows, :length] = tensor
+                found[name][rows, :length] = tensor
     return tuple(torch.where(mask, tensor, 0.0) for tensor in found.values())

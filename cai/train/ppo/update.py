@@ -65,21 +65,20 @@ def optimise(
     Raises:
         StageError: the gradients are not finite; nothing was learned from them.
     """
-    sums = Sums()
+    sums, actor = Sums(), accelerator.unwrap_model(model)
     for epoch in range(config.num_ppo_epochs):
         for number, rows in enumerate(_mini_batches(episodes, config, accelerator, step, epoch)):
             tokens = accelerator.reduce(episodes.mask[rows].sum().float(), "sum").clamp(min=1)
             first = epoch == number == 0
             # The policy's passes come first, then those of the values: with adapters one of the two is on at a time.
-            for role in accelerator.unwrap_model(model).learners:
+            for role in actor.learners:
                 parts = list(by_length(episodes.texts, rows, config.per_device_train_batch_size))
                 for place, part in enumerate(parts):
                     waits = accelerator.no_sync(model) if place < len(parts) - 1 else nullcontext()
                     with waits:
                         loss = _loss(model, role, episodes, part, config, sums, first) / tokens
                         accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes
-            trained = accelerator.unwrap_model(model).trained()
-            norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
+            norm = float(accelerator.clip_grad_norm_(actor.trained(), config.max_grad_norm or math.inf))
             if not math.isfinite(norm):
                 raise StageError(
                     f"the gradients of step {step} are not finite, and weights that learned from them would be lost; "
